@@ -1,0 +1,3 @@
+"""tradesweep: hyperparameter sweeps for reinforcement-learning trading agents."""
+
+__version__ = "0.1.0"

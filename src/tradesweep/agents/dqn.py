@@ -1,0 +1,221 @@
+"""DQN over columns: RLlib's Algorithm, modules and learner, with whole-row sampling and columnar replay.
+
+One `training_step` takes a fragment of rows from every lane, then as many updates as `updates_per_env_step` makes due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.dqn.dqn import DQN, DQNConfig
+from ray.rllib.algorithms.dqn.dqn_learner import (
+    QF_LOSS_KEY,
+    QF_MEAN_KEY,
+    QF_NEXT_PREDS,
+    QF_PREDS,
+    QF_TARGET_NEXT_PREDS,
+)
+from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from tradesweep.agents.base import QuietAlgorithm
+from tradesweep.agents.fragment import Fragment
+from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
+
+ROWS_PER_TRAINING_STEP = 64
+"""Env steps of one `training_step`, through all lanes: enough to spread the cost of a weight push, few enough that
+the acting weights are never older than that."""
+
+
+class ColumnarDQNConfig(DQNConfig):  # type: ignore[misc]
+    """RLlib's DQN config and the two settings that are ours."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or ColumnarDQN)
+        self.updates_per_env_step = 0.25
+        self.replay = ReplayConfig()
+
+    def training(
+        self, *, updates_per_env_step: float | None = None, replay: ReplayConfig | None = None, **kwargs: Any
+    ) -> Self:
+        """As RLlib's, with `updates_per_env_step` and the replay's settings."""
+        super().training(**kwargs)
+        if updates_per_env_step is not None:
+            self.updates_per_env_step = updates_per_env_step
+        if replay is not None:
+            self.replay = replay
+        return self
+
+    @override(DQNConfig)
+    def get_default_learner_class(self) -> type[Learner]:
+        return ColumnarDQNLearner
+
+
+class ColumnarDQN(QuietAlgorithm, DQN):  # type: ignore[misc]
+    """DQN whose training step works on columns; checkpoints, callbacks and evaluation are RLlib's."""
+
+    @classmethod
+    @override(DQN)
+    def get_default_config(cls) -> DQNConfig:
+        return ColumnarDQNConfig()
+
+    @override(DQN)
+    def setup(self, config: DQNConfig) -> None:
+        """Build as RLlib does, then the replay, filled from nothing: its contents are not in checkpoints."""
+        super().setup(config)
+        self.columnar_replay = ColumnarReplay(
+            self.config.replay,
+            obs_width=self.env_runner.env.single_observation_space.shape[0],
+            generator=np.random.default_rng([self.config.seed or 0, 1]),
+        )
+        self._updates_due = 0.0
+
+    def _create_local_replay_buffer_if_necessary(self, config: DQNConfig) -> None:  # noqa: ARG002
+        """RLlib's episode buffer is not used."""
+        return
+
+    @override(DQN)
+    def training_step(self) -> None:
+        """Sample rows, store them, make the updates that are due, push the weights once."""
+        before = self._steps_sampled()
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            sampled = sum(self._store(fragment) for fragment in self._sample())
+        if len(self.columnar_replay) < self._least_replay():
+            return
+        self._updates_due += sampled * self.config.updates_per_env_step
+        updates = int(self._updates_due)
+        self._updates_due -= updates
+        if updates:
+            self._learn(updates, before, sampled)
+
+    @property
+    def updates_made(self) -> int:
+        """Gradient steps made since this algorithm was built."""
+        return int(self.learner_group._learner.updates_lifetime)
+
+    def _least_replay(self) -> int:
+        """Transitions before learning starts. Counted in the replay, so that a restored trial refills it first."""
+        return max(1, min(self.config.num_steps_sampled_before_learning_starts, self.config.replay.capacity))
+
+    def _steps_sampled(self) -> int:
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+
+    def _sample(self) -> list[Fragment]:
+        group = self.env_runner_group
+        lanes = self.config.num_envs_per_env_runner * max(group.num_remote_workers(), 1)
+        rows = max(ROWS_PER_TRAINING_STEP // lanes, 1)
+        results = group.foreach_env_runner(
+            lambda runner: (runner.sample_fragment(rows=rows), runner.get_metrics()),
+            local_env_runner=group.num_remote_workers() == 0,
+        )
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        return [fragment for fragment, _ in results]
+
+    def _store(self, fragment: Fragment) -> int:
+        self.columnar_replay.add(fragment)
+        return fragment.steps
+
+    def _learn(self, updates: int, before: int, sampled: int) -> None:
+        """Make `updates` updates, spread over the env steps just sampled (target networks follow those)."""
+        learner = self.learner_group._learner
+        size = self.config.total_train_batch_size
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            for update in range(updates):
+                batch = self.columnar_replay.sample(size)
+                step = before + (update + 1) * sampled // updates
+                learner.update_from_columns(batch, env_steps=step)
+                self.columnar_replay.update_priorities(batch.rows, learner.td_errors)
+            self.metrics.aggregate([learner.reduce_metrics()], key=LEARNER_RESULTS)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group,
+                policies=[DEFAULT_MODULE_ID],
+                inference_only=True,
+            )
+
+
+class ColumnarDQNLearner(DQNTorchLearner):  # type: ignore[misc]
+    """RLlib's DQN learner, fed with ready columns; per-update metrics are kept as tensors and reduced once."""
+
+    @override(DQNTorchLearner)
+    def build(self) -> None:
+        super().build()
+        self._last_loss: dict[str, torch.Tensor] = {}
+        self._td_errors = torch.zeros(0)
+        self.updates_lifetime = 0
+
+    @property
+    def td_errors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(B,) absolute TD errors of the last update."""
+        return self._td_errors.numpy()
+
+    def update_from_columns(self, batch: ReplayBatch, *, env_steps: int) -> None:
+        """One gradient step on ready columns. `env_steps` drives schedules and the target network."""
+        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: env_steps}
+        self.before_gradient_based_update(timesteps=timesteps)
+        self._weights_seq_no += 1
+        self._update({DEFAULT_MODULE_ID: self._tensors(batch)})
+        self.updates_lifetime += 1
+        self.after_gradient_based_update(timesteps=timesteps)
+
+    def _tensors(self, batch: ReplayBatch) -> SampleBatch:
+        columns = {
+            Columns.OBS: batch.obs,
+            Columns.NEXT_OBS: batch.next_obs,
+            Columns.ACTIONS: batch.actions,
+            Columns.REWARDS: batch.rewards,
+            Columns.TERMINATEDS: batch.terminated,
+            "n_step": batch.n_step,
+            "weights": batch.weights,
+        }
+        return SampleBatch({k: torch.from_numpy(v).to(self._device) for k, v in columns.items()})
+
+    @override(DQNTorchLearner)
+    def compute_loss_for_module(
+        self, *, module_id: str, config: DQNConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> torch.Tensor:
+        """RLlib's loss for expected Q-values (no atoms), without its per-update logging."""
+        selected_B = fwd_out[QF_PREDS].gather(1, batch[Columns.ACTIONS].view(-1, 1)).squeeze(1)
+        target_BA = fwd_out[QF_TARGET_NEXT_PREDS]
+        best_of = fwd_out[QF_NEXT_PREDS] if config.double_q else target_BA
+        next_B = target_BA.gather(1, best_of.argmax(1, keepdim=True)).squeeze(1)
+        alive_B = 1.0 - batch[Columns.TERMINATEDS].float()
+        wanted_B = (batch[Columns.REWARDS] + config.gamma ** batch["n_step"] * alive_B * next_B).detach()
+        loss_of = torch.nn.functional.huber_loss if config.td_error_loss_fn == "huber" else torch.nn.functional.mse_loss
+        loss = (batch["weights"] * loss_of(selected_B, wanted_B, reduction="none")).mean()
+        self._td_errors = (selected_B - wanted_B).detach().abs().cpu()
+        self._last_loss = {QF_LOSS_KEY: loss.detach(), QF_MEAN_KEY: selected_B.detach().mean()}
+        del module_id
+        return loss
+
+    def reduce_metrics(self) -> dict[str, Any]:
+        """Log what the last update left and reduce everything once."""
+        for name, value in self._last_loss.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+        self.metrics.log_value((ALL_MODULES, "num_updates_lifetime"), self.updates_lifetime, reduce="max")
+        return dict(self.metrics.reduce())
+
+
+def as_multi_agent_batch(columns: SampleBatch, env_steps: int) -> MultiAgentBatch:
+    """Wrap columns the way RLlib's own `Learner.update(batch=...)` wants them."""
+    return MultiAgentBatch({DEFAULT_MODULE_ID: columns}, env_steps=env_steps)
+
+
+__all__: Sequence[str] = ("ColumnarDQN", "ColumnarDQNConfig", "ColumnarDQNLearner")

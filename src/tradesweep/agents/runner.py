@@ -1,0 +1,298 @@
+"""The vector env runner: whole rows of lanes, one module call a row, episodes built once per fragment.
+
+RLlib's own runner spends about 1 ms a row on connectors, per-lane episode objects and per-lane Python. This one keeps
+(T, E) columns, and hands them out as columns (`sample_fragment`) or as RLlib episodes (`sample`), so that every RLlib
+algorithm, callback and `Algorithm.evaluate` can stand on it. It is also a producer: what it samples is recorded from
+the kernel's own tape, one batch stream per runner.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
+
+from tradesweep.agents.envs import RunnerContext, build_vector_env
+from tradesweep.agents.fragment import (
+    DISTRIBUTION_INPUTS,
+    LOG_PROBABILITY,
+    Fragment,
+    FragmentBuilder,
+    build_episodes,
+)
+from tradesweep.env import Tape
+from tradesweep.errors import TrialDiverged
+from tradesweep.names import ProducerKey, ProducerRole, Record
+from tradesweep.recording import Producer, connect_recorder
+
+STEP_RECORDS = (Record.STEPS, Record.FILLS)
+"""What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
+
+
+class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
+    """Samples a TradingVectorEnv in whole rows. Same constructor and state as RLlib's single-agent runner."""
+
+    def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
+        self._ctor_kwargs = dict(kwargs)
+        self.producer: Producer | None = None
+        self._tape: Tape | None = None
+        super().__init__(config=config, **kwargs)
+        seed = 0 if self.config.seed is None else int(self.config.seed)
+        self._generator = np.random.default_rng([seed, self.worker_index or 0, int(self.config.in_evaluation)])
+
+    def restart(self, config: AlgorithmConfig) -> None:
+        """Begin another trial in this process: exactly what the constructor does, without a new process."""
+        self.stop()
+        type(self).__init__(self, config=config, **self._ctor_kwargs)
+
+    @property
+    def context(self) -> RunnerContext:
+        """What the trial told this runner beside RLlib's own settings."""
+        return RunnerContext.from_dict(self.config.env_config)
+
+    # --- environment and recording -------------------------------------------------------------------------------
+
+    @override(SingleAgentEnvRunner)
+    def make_env(self) -> None:
+        """Build the lanes of this runner, and the tape when a recorder listens."""
+        context = self.context
+        lanes = self.config.num_envs_per_env_runner
+        self._connect(context)
+        self.env = build_vector_env(context, lanes=lanes, tape=self._tape)
+        self.num_envs = lanes
+        self._begin_lanes()
+        make_callback(
+            "on_environment_created",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_environment_created,
+            kwargs={
+                "env_runner": self,
+                "metrics_logger": self.metrics,
+                "env": self.env.unwrapped,
+                "env_context": self.config.env_config,
+            },
+        )
+
+    def _connect(self, context: RunnerContext) -> None:
+        recording = context.recording
+        idle = context.env_runners > 0 and not self.worker_index
+        if recording is None or self.config.in_evaluation or idle:
+            return
+        key = ProducerKey(
+            recording.sweep_id,
+            recording.trial_id,
+            recording.attempt,
+            ProducerRole.RUNNER,
+            self.worker_index or 0,
+        )
+        self.producer = Producer(lambda: connect_recorder(recording.recorder), key, timeout_s=recording.timeout_s)
+        self._tape = Tape(next_episode_no=self.producer.next_episode_no)
+
+    def _begin_lanes(self) -> None:
+        self._needs_initial_reset = True
+        self._done_E = np.zeros(self.num_envs, np.bool_)
+        self._return_E = np.zeros(self.num_envs)
+        self._length_E = np.zeros(self.num_envs, np.int64)
+        self._started_E = np.full(self.num_envs, time.perf_counter())
+        self._runner_id = uuid.uuid4().hex
+        self._episode_count_E = np.zeros(self.num_envs, np.int64)
+
+    def flush(self) -> None:
+        """Wait until everything this runner sampled is committed."""
+        if self.producer is not None:
+            self.producer.flush()
+
+    def lane_positions(self) -> list[tuple[int, int]]:
+        """(episode number, steps done) of every lane; empty when nothing is recorded."""
+        if self.env is None or self.producer is None or self._needs_initial_reset:
+            return []
+        return cast(list[tuple[int, int]], self.env.positions_of_lanes())
+
+    def process_facts(self) -> dict[str, Any]:
+        """Who this runner is, for the log of its trial."""
+        return {"pid": os.getpid(), "host": socket.gethostname(), "worker": self.worker_index or 0}
+
+    # --- sampling ------------------------------------------------------------------------------------------------
+
+    @override(SingleAgentEnvRunner)
+    def _sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[SingleAgentEpisode]:
+        fragment = self._collect(
+            num_timesteps=num_timesteps,
+            num_episodes=num_episodes,
+            explore=explore,
+            random_actions=random_actions,
+            force_reset=force_reset,
+        )
+        return build_episodes(fragment)
+
+    def sample_fragment(self, *, rows: int, random_actions: bool = False) -> Fragment:
+        """Sample whole rows and return columns; metrics are logged as by `sample`."""
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        with self.metrics.log_time(SAMPLE_TIMER):
+            return self._collect(
+                num_timesteps=rows * self.num_envs,
+                explore=self.config.explore,
+                random_actions=random_actions,
+                whole_rows=True,
+            )
+
+    def _collect(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+        whole_rows: bool = False,
+    ) -> Fragment:
+        """Step all lanes until there are enough transitions, finished episodes or (whole_rows) rows."""
+        if force_reset or num_episodes is not None or self._needs_initial_reset:
+            self._reset_lanes()
+        wanted = num_timesteps if num_timesteps is not None else cast(int, num_episodes)
+        rows = -(-wanted // self.num_envs) if num_timesteps is not None else 256
+        builder = FragmentBuilder(self._obs_ED, rows=max(rows, 1))
+        start_t, reached, steps = self._length_E.copy(), 0, 0
+        ended = 0
+        while reached < wanted:
+            valid_E, done_E = self._step_row(builder, explore, random_actions, steps)
+            steps += int(valid_E.sum())
+            ended += int(done_E.sum())
+            reached = self._progress(num_timesteps, whole_rows, builder.rows, steps, ended)
+        fragment = builder.build(
+            runner_id=self._runner_id,
+            episode_count=self._episode_count_E,
+            episode_t=start_t,
+            weights_version=self._weights_seq_no,
+        )
+        self._end_fragment(fragment, ended, exhausted=num_episodes is not None)
+        return fragment
+
+    def _progress(self, timesteps: int | None, whole_rows: bool, rows: int, steps: int, ended: int) -> int:
+        if timesteps is None:
+            return ended
+        return rows * self.num_envs if whole_rows else steps
+
+    def _reset_lanes(self) -> None:
+        seed = None if self.config.seed is None else int(self.config.seed) + self.context.lane_offset(self)
+        obs_ED, _ = self.env.reset(seed=seed if self._needs_initial_reset else None)
+        self._begin_lanes()
+        self._needs_initial_reset = False
+        self._obs_ED = _checked(obs_ED)
+
+    def _step_row(
+        self, builder: FragmentBuilder, explore: bool, random_actions: bool, steps: int
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        actions_E, extras = self._act(builder.last_obs_ED, explore, random_actions, steps)
+        obs_ED, rewards_E, terminated_E, truncated_E, _ = self.env.step(actions_E)
+        valid_E = ~self._done_E
+        builder.add(
+            actions_E=actions_E,
+            obs_ED=obs_ED,
+            rewards_E=rewards_E,
+            terminated_E=terminated_E,
+            truncated_E=truncated_E,
+            valid_E=valid_E,
+            extras=extras,
+        )
+        done_E = (terminated_E | truncated_E) & valid_E
+        self._account(valid_E, done_E, rewards_E)
+        self._done_E = done_E
+        return valid_E, done_E
+
+    def _account(
+        self, valid_E: npt.NDArray[np.bool_], done_E: npt.NDArray[np.bool_], rewards_E: npt.NDArray[Any]
+    ) -> None:
+        """Keep each lane's return and length; log those of episodes that just ended."""
+        self._return_E += np.where(valid_E, rewards_E, 0.0)
+        self._length_E += valid_E
+        if not done_E.any():
+            return
+        now = time.perf_counter()
+        for lane in np.flatnonzero(done_E):
+            self._log_episode_metrics(
+                int(self._length_E[lane]), float(self._return_E[lane]), float(now - self._started_E[lane])
+            )
+        self._return_E[done_E], self._length_E[done_E], self._started_E[done_E] = 0.0, 0, now
+
+    def _act(
+        self, obs_ED: npt.NDArray[np.float32], explore: bool, random_actions: bool, steps: int
+    ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
+        if random_actions:
+            return self._generator.integers(self.env.single_action_space.n, size=self.num_envs), {}
+        batch = {Columns.OBS: torch.from_numpy(obs_ED).to(self._device)}
+        with torch.no_grad():
+            if explore:
+                runners = max(self.context.env_runners, 1)
+                lifetime = self.num_env_steps_sampled_lifetime + steps * runners
+                out = self.module.forward_exploration(batch, t=lifetime)
+            else:
+                out = self.module.forward_inference(batch)
+        if Columns.ACTIONS in out:
+            return out[Columns.ACTIONS].cpu().numpy().astype(np.int64), {}
+        return self._choose(out[DISTRIBUTION_INPUTS].cpu().numpy(), explore)
+
+    def _choose(
+        self, logits_EA: npt.NDArray[np.float32], explore: bool
+    ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
+        """Sample by Gumbel noise (Gumbel-max trick: argmax(logits + g) is distributed as softmax(logits))."""
+        scores = logits_EA + self._generator.gumbel(size=logits_EA.shape) if explore else logits_EA
+        actions_E = np.argmax(scores, axis=1)
+        shifted = logits_EA - logits_EA.max(axis=1, keepdims=True)
+        log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        log_probability = np.take_along_axis(log_softmax, actions_E[:, None], axis=1)[:, 0]
+        return actions_E, {DISTRIBUTION_INPUTS: logits_EA, LOG_PROBABILITY: log_probability}
+
+    def _end_fragment(self, fragment: Fragment, ended: int, *, exhausted: bool) -> None:
+        self._obs_ED = _checked(fragment.obs[-1].copy())
+        self._episode_count_E = self._episode_count_E + (~fragment.valid).sum(axis=0)
+        self._needs_initial_reset = exhausted
+        self._record(fragment.weights_version)
+        self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=fragment.steps)
+        self._increase_sampled_metrics(fragment.steps, ended)
+
+    def _record(self, weights_version: int) -> None:
+        """Hand the tape to the recorder; returns when the previous batch is committed."""
+        if self._tape is None or self.producer is None:
+            return
+        records = self._tape.drain(weights_version=weights_version)
+        recording = self.context.recording
+        dropped = 0
+        if recording is not None and not recording.steps:
+            dropped = len(records[Record.STEPS]["step_id"])
+            records = {kind: rows for kind, rows in records.items() if kind not in STEP_RECORDS}
+        self.producer.send(records, dropped=dropped)
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        """Close the lanes. Open episodes are closed in the store, by whoever ends the trial."""
+        if self.env is not None:
+            self.env.close()
+
+
+def _checked(obs_ED: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(obs_ED).all():
+        raise TrialDiverged("env: observations must be finite; check the features of the experiment")
+    return obs_ED

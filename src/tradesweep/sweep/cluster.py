@@ -1,0 +1,84 @@
+"""Ray for one sweep: started quietly on loopback, or joined by RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+
+NAMESPACE = "tradesweep"
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Weights, fragments and one market fit many times over; Ray's own default takes a third of the memory."""
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_preload_python_modules": "torch,ray.rllib.algorithms.ppo,ray.rllib.algorithms.dqn",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""Set before Ray starts and inherited by every process: no telemetry, one torch thread a process, nothing logged
+twice, and workers that start with the slow imports done."""
+
+SECRETS = ("TRADESWEEP_DB_URL",)
+"""Leave the environment before Ray starts: workers inherit it, and runtime environments are written to a log."""
+
+
+@contextmanager
+def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
+    """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind."""
+    _prepare_environment()
+    address = os.environ.get("RAY_ADDRESS")
+    folder = None if address else Path(tempfile.mkdtemp(prefix="ts-"))
+    try:
+        _start(address, folder, cpus, gpus)
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            _remove_when_quiet(folder)
+
+
+def _prepare_environment() -> None:
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in SECRETS:
+        os.environ.pop(name, None)
+
+
+def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
+    if address:
+        ray.init(address=address, **quiet)
+        return
+    ray.init(
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+        include_dashboard=False,
+        object_store_memory=min(OBJECT_STORE_BYTES, psutil.virtual_memory().available // 4),
+        _temp_dir=str(folder),
+        **quiet,
+    )
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)
+
+
+def _remove_when_quiet(folder: Path) -> None:
+    """Ray never removes its session folder. Its last processes may still write for a moment."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""What a sweep will be, before anything is spent: resources, steps, rows, the look-ahead proof, the luck hurdle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tradesweep.env import check_causal, compile_env, compile_market
+from tradesweep.market import Market, plan_warnings, split_facts
+from tradesweep.metrics import expected_max_sharpe
+from tradesweep.spec import SweepSpec
+from tradesweep.sweep.machine import count_cpus
+from tradesweep.sweep.points import count_points
+from tradesweep.sweep.resources import Resources, resolve_resources
+
+BYTES_PER_STEP = 110
+"""Measured on SQLite: a steps row with its share of fills, trades and episodes."""
+BYTES_PER_CHECKPOINT = 400_000
+"""Measured: RLlib's state and the plain policy of a 64x64 network."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A spec that passed every check, with what it needs."""
+
+    spec: SweepSpec
+    market: Market
+    sweep_id: str
+    identity: str
+    resources: Resources
+    trials: int
+    env_steps: int
+    """Through all trials, training only."""
+    updates: int
+    rows: int
+    """Step rows, evaluations included."""
+    disk_bytes: int
+    hurdle: float
+    """Annualised Sharpe the best of `trials` skill-less trials is expected to show on the validation split."""
+    validation_bars: int
+    """Returns of one evaluation."""
+    lookahead: str
+    splits: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "experiment": self.spec.experiment,
+            "sweep_id": self.sweep_id,
+            "algorithm": self.spec.algorithm,
+            "resources": self.resources.to_dict(),
+            "trials": self.trials,
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "rows": self.rows,
+            "disk_bytes": self.disk_bytes,
+            "hurdle": self.hurdle,
+            "validation_bars": self.validation_bars,
+            "lookahead": self.lookahead,
+            "splits": list(self.splits),
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Compile and check everything a sweep stands on. Raises SpecError or MarketError; nothing is written."""
+    check_support(spec)
+    market = compile_market(spec)
+    compile_env(spec, market)
+    resources = resolve_resources(spec, count_cpus())
+    check_intervals(spec)
+    identity = {"data_sha256": market.sha256, "lanes": resources.lanes, "env_runners": resources.env_runners}
+    trials = count_points(spec)
+    validation = market.splits["validation"]
+    bars = validation.stop - validation.start - 1
+    rows = count_rows(spec, trials, bars)
+    return Plan(
+        spec=spec,
+        market=market,
+        sweep_id=spec.sweep_id(**identity),
+        identity=spec.identity(**identity),
+        resources=resources,
+        trials=trials,
+        env_steps=trials * spec.budget.env_steps_per_trial,
+        updates=trials * updates_per_trial(spec),
+        rows=rows,
+        disk_bytes=rows * BYTES_PER_STEP + trials * 2 * BYTES_PER_CHECKPOINT,
+        hurdle=expected_max_sharpe(trials, bars, market.periods_per_year),
+        validation_bars=bars,
+        lookahead=check_causal(spec, market),
+        splits=tuple(split_facts(market, name) for name in ("train", "validation")),
+        warnings=tuple(plan_warnings(market)),
+    )
+
+
+def check_support(spec: SweepSpec) -> None:
+    """Refuse what this version does not do yet, instead of ignoring it."""
+    if spec.seeds != 1:
+        raise spec.error_at("seeds", "must be 1: several seeds a point are not built yet", spec.seeds)
+    if spec.confirm is not None:
+        raise spec.error_at("confirm", "must be left out: confirmation runs are not built yet", "given")
+
+
+def check_intervals(spec: SweepSpec) -> None:
+    """Each evaluation needs training steps of its own: a batch may not span two evaluations."""
+    interval = spec.budget.env_steps_per_trial // spec.evaluation.count
+    batch = largest_value(spec, "train_batch_size_per_learner", 4000 if spec.algorithm == "ppo" else 1)
+    if spec.algorithm == "ppo" and batch > interval:
+        raise spec.error_at(
+            "budget.env_steps_per_trial",
+            f"must give each of {spec.evaluation.count} evaluations at least one batch of {batch:g} steps",
+            spec.budget.env_steps_per_trial,
+            f"write at least {int(batch) * spec.evaluation.count}, or a smaller train_batch_size_per_learner",
+        )
+
+
+def largest_value(spec: SweepSpec, key: str, default: float) -> float:
+    """The largest value a key can take in this sweep."""
+    if key in spec.search:
+        domain = spec.search[key]
+        return max(float(value) for value in getattr(domain, "options", None) or (domain.high,))
+    return float(spec.fixed.get(key, default))
+
+
+def updates_per_trial(spec: SweepSpec) -> int:
+    """Gradient steps a trial makes."""
+    steps = spec.budget.env_steps_per_trial
+    if spec.algorithm == "dqn":
+        return int(steps * largest_value(spec, "updates_per_env_step", 0.25))
+    batch = largest_value(spec, "train_batch_size_per_learner", 4000)
+    epochs = largest_value(spec, "num_epochs", 30)
+    return int(steps // batch * epochs * max(batch // largest_value(spec, "minibatch_size", 128), 1))
+
+
+def count_rows(spec: SweepSpec, trials: int, validation_bars: int) -> int:
+    """Step rows of all trials: training, when recorded, and every evaluation."""
+    training = spec.budget.env_steps_per_trial if spec.recording.steps == "all" else 0
+    return trials * (training + spec.evaluation.count * validation_bars)

@@ -1,0 +1,276 @@
+"""Run or resume a sweep: the driver. Reads like a table of contents; the parts live in their own modules."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.stopper import Stopper
+
+from tradesweep.home import Home
+from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepStatus
+from tradesweep.policy import evaluate_constant
+from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
+from tradesweep.store import NewSweep, open_store
+from tradesweep.sweep.bridge import Ledger, PruningScheduler, SearcherBridge, TrialCloser
+from tradesweep.sweep.cluster import ray_session
+from tradesweep.sweep.history import read_past, read_unfinished
+from tradesweep.sweep.plan import Plan
+from tradesweep.sweep.provenance import git_revision, library_versions
+from tradesweep.sweep.search import PointSearch
+from tradesweep.sweep.signals import Interruption, catch_signals
+from tradesweep.tracking import ProjectorThread, prepare_backend
+from tradesweep.trial import SweepContext, TrialTrainable
+
+RECORDER = "recorder"
+DRAIN_S = 60.0
+"""How long the end of a sweep waits for the recorder, and for MLflow."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a sweep ended."""
+
+    sweep_id: str
+    status: SweepStatus
+    trials: int
+    """Trials that have an end."""
+    failed: int
+    """Failed, diverged or crashed."""
+    already_finished: bool
+    exit_code: int
+
+
+def run_sweep(
+    plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] = lambda sweep_id: None
+) -> Outcome:
+    """Run the sweep of `plan`, go on with it, or say that it is finished. Blocks; SIGINT and SIGTERM drain.
+
+    Raises StoreLocked when another process runs a sweep on this database.
+    """
+    finished = find_finished(plan, home)
+    if finished is not None:
+        return finished
+    prepare_folders(plan, home)
+    tracking_uri = prepare_backend(home.mlflow_database, home.artifacts)
+    interruption = Interruption()
+    with ExitStack() as stack:
+        stack.enter_context(catch_signals(interruption))
+        stack.enter_context(_driver_log(home.logs(plan.sweep_id)))
+        resources = plan.resources
+        gpus = resources.gpus_per_trial * resources.concurrent_trials
+        stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
+        recorder = stack.enter_context(_recorder(home))
+        projector = stack.enter_context(_projector(home, recorder, tracking_uri))
+        open_sweep(plan, recorder, root)
+        on_started(plan.sweep_id)
+        ledger = run_trials(plan, home, recorder, interruption)
+        status = close_sweep(plan, home, recorder, ledger, interruption)
+        del projector
+    return count_outcome(plan, home, status, interruption)
+
+
+def find_finished(plan: Plan, home: Home) -> Outcome | None:
+    """The outcome of a sweep that has all its trials already; None when there is something to do."""
+    if not home.database.exists():
+        return None
+    store = open_store(home.database)
+    sweep = store.find_sweep(plan.sweep_id)
+    if sweep is None or sweep.status != SweepStatus.FINISHED:
+        return None
+    if sum(trial.status in TRIAL_ENDS for trial in store.list_trials(plan.sweep_id)) < plan.trials:
+        return None
+    return count_outcome(plan, home, SweepStatus.FINISHED, Interruption(), already_finished=True)
+
+
+def prepare_folders(plan: Plan, home: Home) -> None:
+    """Everything a sweep writes is the user's alone."""
+    os.umask(0o077)
+    home.logs(plan.sweep_id).mkdir(parents=True, exist_ok=True)
+    (home.sweep(plan.sweep_id) / "spec.json").write_text(plan.spec.to_json(), encoding="utf-8")
+
+
+@contextmanager
+def _driver_log(folder: Path) -> Iterator[None]:
+    handler = logging.FileHandler(folder / "driver.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("tradesweep")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _recorder(home: Home) -> Iterator[RecorderClient]:
+    """The one writer, created by the driver: a trial's placement group would capture it."""
+    create_recorder(str(home.database), name=RECORDER)
+    client = connect_recorder(RECORDER)
+    try:
+        yield client
+    finally:
+        client.close(DRAIN_S)
+
+
+@contextmanager
+def _projector(home: Home, recorder: RecorderClient, tracking_uri: str) -> Iterator[ProjectorThread]:
+    """The only writer of MLflow."""
+    thread = ProjectorThread(
+        open_store(home.database), acknowledge=recorder.mark_outbox, tracking_uri=tracking_uri, home=home
+    )
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop(DRAIN_S)
+
+
+def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
+    """Write the run record: spec, data, code, libraries, machine, and what to compare with."""
+    market = plan.market
+    buy_and_hold = evaluate_constant(max(plan.spec.env.positions), market, plan_env(plan), split="validation")
+    recorder.open_sweep(
+        NewSweep(
+            sweep_id=plan.sweep_id,
+            experiment=plan.spec.experiment,
+            spec_json=plan.spec.to_json(),
+            identity=plan.identity,
+            data_sha256=market.sha256,
+            instrument=market.instrument,
+            git_revision=git_revision(root),
+            versions_json=json.dumps(library_versions()),
+            resources_json=json.dumps(plan.resources.to_dict()),
+            seed=plan.spec.seed,
+            driver_pid=os.getpid(),
+            driver_host=socket.gethostname(),
+            driver_started_at=time.time_ns() // 1000,
+            buy_hold_sharpe=buy_and_hold.sharpe,
+            validation_bars=plan.validation_bars,
+            periods_per_year=market.periods_per_year,
+        )
+    )
+
+
+class InterruptStopper(Stopper):  # type: ignore[misc]
+    """Stops all trials when a signal came."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        del trial_id, result
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked once per event of Tune's loop."""
+        return self._interruption.signal is not None
+
+
+def run_trials(plan: Plan, home: Home, recorder: RecorderClient, interruption: Interruption) -> Ledger:
+    """Hand the trials to Tune and come back when all have ended, or a signal came."""
+    store = open_store(home.database)
+    ledger = Ledger(
+        sweep_id=plan.sweep_id,
+        seed=plan.spec.seed,
+        fixed=dict(plan.spec.fixed),
+        budget=plan.trials,
+        search=PointSearch(plan.spec, read_past(store, plan.sweep_id)),
+        recorder=recorder,
+        unfinished=read_unfinished(store, home, plan.sweep_id),
+        next_trial_no=len(store.list_trials(plan.sweep_id)),
+    )
+    if ledger.left > 0:
+        closer = TrialCloser(ledger)
+        build_tuner(plan, home, ledger, closer, interruption).fit()
+        if closer.error is not None:
+            raise closer.error
+    ledger.end_all()
+    return ledger
+
+
+def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, interruption: Interruption) -> tune.Tuner:
+    """Tune with our searcher, scheduler, callback and trainable; it keeps no checkpoint and retries nothing."""
+    context = SweepContext(
+        sweep_id=plan.sweep_id,
+        spec_json=plan.spec.to_json(),
+        home=home.path,
+        recorder=RECORDER,
+        market=ray.put(plan.market),
+        concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
+        env_runners=plan.resources.env_runners,
+        lanes=plan.resources.lanes,
+        cpus_per_bundle=plan.resources.cpus_per_bundle,
+        gpus_per_trial=plan.resources.gpus_per_trial,
+    )
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialTrainable, context=context),
+        tune.PlacementGroupFactory(plan.resources.bundles()),
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=SearcherBridge(ledger),
+            scheduler=PruningScheduler(ledger),
+            num_samples=ledger.left,
+            max_concurrent_trials=context.concurrent_trials,
+            time_budget_s=plan.spec.budget.wall_time_s,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(home.sweep(plan.sweep_id)),
+            stop=InterruptStopper(interruption),
+            callbacks=[closer],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=0),
+            verbose=0,
+        ),
+    )
+
+
+def close_sweep(
+    plan: Plan, home: Home, recorder: RecorderClient, ledger: Ledger, interruption: Interruption
+) -> SweepStatus:
+    """Say how it ended, and register the best checkpoint as candidate."""
+    store = open_store(home.database)
+    trials = store.list_trials(plan.sweep_id)
+    if interruption.signal is not None or ledger.left > 0:
+        status = SweepStatus.INTERRUPTED
+    elif any(trial.status in GOOD_ENDS and trial.last_score is not None for trial in trials):
+        status = SweepStatus.FINISHED
+    else:
+        status = SweepStatus.FAILED
+    recorder.close_sweep(plan.sweep_id, status)
+    return status
+
+
+def count_outcome(
+    plan: Plan, home: Home, status: SweepStatus, interruption: Interruption, *, already_finished: bool = False
+) -> Outcome:
+    """Count trials by their ends in the store."""
+    trials = open_store(home.database).list_trials(plan.sweep_id)
+    ended = [trial for trial in trials if trial.status in TRIAL_ENDS]
+    failed = sum(trial.status not in GOOD_ENDS for trial in ended)
+    return Outcome(
+        sweep_id=plan.sweep_id,
+        status=status,
+        trials=len(ended),
+        failed=failed,
+        already_finished=already_finished,
+        exit_code=interruption.exit_code or (0 if status == SweepStatus.FINISHED else 1),
+    )

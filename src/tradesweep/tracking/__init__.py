@@ -1,0 +1,37 @@
+"""MLflow: a projection of the store, and the model registry. Importing this does not import mlflow."""
+
+from tradesweep.tracking.backend import (
+    ensure_experiment,
+    find_tracking_uri,
+    open_client,
+    prepare_backend,
+    shown_uri,
+)
+from tradesweep.tracking.registry import (
+    CANDIDATE,
+    CHAMPION,
+    Candidate,
+    ModelVersion,
+    find_alias,
+    get_alias,
+    list_versions,
+    register_candidate,
+    set_champion,
+)
+
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "Candidate",
+    "ModelVersion",
+    "ensure_experiment",
+    "find_alias",
+    "find_tracking_uri",
+    "get_alias",
+    "list_versions",
+    "open_client",
+    "prepare_backend",
+    "register_candidate",
+    "set_champion",
+    "shown_uri",
+]

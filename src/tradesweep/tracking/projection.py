@@ -1,0 +1,230 @@
+"""MLflow as a projection of the store: one outbox row after the other, each safe to project again.
+
+Every row of the outbox was committed together with what it announces, so nothing is announced that did not
+happen. A row is acknowledged after MLflow has it. If the process dies in between, the row is projected a second
+time and changes nothing: runs are found by tag before they are created, metrics carry the time of their event
+and MLflow takes an equal metric once, params and tags are the same, artifacts replace themselves.
+
+A row that MLflow refuses for its content is set aside with a warning: the rows behind it go on, and since it was
+not acknowledged, the next command tries it again. Any other failure (no server, locked database) stops the pass
+at that row.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tradesweep.home import Home
+from tradesweep.names import TrialStatus
+from tradesweep.spec import SweepSpec
+from tradesweep.tracking.runs import RunBook, RunKey, flatten
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+    from tradesweep.store import OutboxRow, Store, SweepRow
+
+BEST_CHECKPOINT = "best_checkpoint"
+"""Artifact folder of a trial's run that holds its best checkpoint."""
+
+TAG_STATUS = "tradesweep.status"
+TAG_ERROR = "tradesweep.error"
+TAG_DATA = "tradesweep.data_sha256"
+TAG_GIT = "tradesweep.git_revision"
+TAG_SPEC = "tradesweep.spec"
+
+RUN_STATUS: Mapping[str, str] = {
+    TrialStatus.PENDING: "SCHEDULED",
+    TrialStatus.RUNNING: "RUNNING",
+    TrialStatus.FINISHED: "FINISHED",
+    TrialStatus.STOPPED: "FINISHED",
+    TrialStatus.PRUNED: "KILLED",
+    TrialStatus.INTERRUPTED: "KILLED",
+    TrialStatus.FAILED: "FAILED",
+    TrialStatus.DIVERGED: "FAILED",
+    TrialStatus.CRASHED: "FAILED",
+}
+"""MLflow knows fewer ends than trials and sweeps have; the tag `tradesweep.status` keeps ours."""
+
+_DECIDED = (
+    "algorithm",
+    "market",
+    "splits",
+    "env",
+    "evaluation",
+    "budget",
+    "searcher",
+    "pruner",
+    "seeds",
+    "seed",
+)
+"""Parts of the spec that become params of the sweep's run."""
+
+_DIGEST_LENGTH = 16
+_ROWS_PER_PASS = 200
+_REFUSED_FOR_CONTENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+
+logger = logging.getLogger(__name__)
+
+
+class Projector:
+    """Writes the outbox of a store to MLflow, in order.
+
+    `acknowledge` gets the ids of the rows that MLflow has; it runs in the thread that calls `project`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        acknowledge: Callable[[Sequence[int]], None],
+        tracking_uri: str,
+        home: Home,
+    ) -> None:
+        self._store, self._acknowledge, self._home = store, acknowledge, home
+        self._runs = RunBook(tracking_uri, artifacts=home.artifacts)
+        self._cursor = 0
+        self.set_aside: list[int] = []
+        """Ids of rows that MLflow refused; they stay undelivered."""
+
+    def project(self, limit: int = _ROWS_PER_PASS) -> int:
+        """Project up to `limit` undelivered rows; how many were dealt with. Raises what MLflow raised.
+
+        What was projected before an error is acknowledged all the same.
+        """
+        delivered: list[int] = []
+        dealt_with = 0
+        try:
+            for row in self._store.outbox_after(self._cursor, limit):
+                if self._project_or_set_aside(row):
+                    delivered.append(row.id)
+                self._cursor = row.id
+                dealt_with += 1
+        finally:
+            if delivered:
+                self._acknowledge(delivered)
+        return dealt_with
+
+    def _project_or_set_aside(self, row: OutboxRow) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._project_row(row)
+        except MlflowException as error:
+            if error.error_code not in _REFUSED_FOR_CONTENT:
+                raise
+            self.set_aside.append(row.id)
+            logger.warning("MLflow refused outbox row %d (%s), set aside: %s", row.id, row.kind, error)
+            return False
+        return True
+
+    def _project_row(self, row: OutboxRow) -> None:
+        handler = self._HANDLERS.get(row.kind)
+        if handler is None:
+            logger.warning("outbox row %d has the unknown kind %r; nothing to project", row.id, row.kind)
+            return
+        handler(self, row.payload, row.at)
+
+    def _sweep_opened(self, payload: Mapping[str, Any], at_us: int) -> None:
+        sweep = self._store.get_sweep(payload["sweep_id"])
+        spec = SweepSpec.from_json(sweep.spec_json)
+        run = self._sweep_run(sweep, at_us)
+        self._runs.set_running(run)
+        self._runs.log_params(run, sweep_params(spec))
+        self._runs.log_tags(run, _provenance(sweep) | {TAG_SPEC: sweep.spec_json, TAG_STATUS: "RUNNING"})
+        self._runs.log_text(run, sweep.spec_json, "spec.json")
+        self._runs.log_dataset(run, _dataset(sweep, spec))
+
+    def _trial_opened(self, payload: Mapping[str, Any], at_us: int) -> None:
+        sweep = self._store.get_sweep(payload["sweep_id"])
+        run = self._trial_run(payload, at_us)
+        self._runs.set_running(run)
+        self._runs.log_params(run, dict(flatten(payload["params"])) | {"seed": payload["seed"]})
+        self._runs.log_tags(run, _provenance(sweep) | {TAG_STATUS: "RUNNING"})
+        self._runs.log_dataset(run, _dataset(sweep, SweepSpec.from_json(sweep.spec_json)))
+
+    def _iteration(self, payload: Mapping[str, Any], at_us: int) -> None:
+        run = self._trial_run(payload, at_us)
+        self._runs.set_running(run)
+        self._runs.log_metrics(run, payload["metrics"], at_us=at_us, step=payload["env_steps"])
+
+    def _trial_closed(self, payload: Mapping[str, Any], at_us: int) -> None:
+        run = self._trial_run(payload, at_us)
+        self._log_best_checkpoint(run, payload)
+        if payload["error"]:
+            self._runs.log_text(run, payload["error"], "error.txt")
+        self._runs.log_tags(run, {TAG_STATUS: payload["status"], TAG_ERROR: payload["error"]})
+        self._runs.set_ended(run, RUN_STATUS[payload["status"]], at_us=at_us)
+
+    def _sweep_closed(self, payload: Mapping[str, Any], at_us: int) -> None:
+        run = self._sweep_run(self._store.get_sweep(payload["sweep_id"]), at_us)
+        self._runs.log_tags(run, {TAG_STATUS: payload["status"]})
+        self._runs.set_ended(run, RUN_STATUS[payload["status"]], at_us=at_us)
+
+    def _nothing(self, payload: Mapping[str, Any], at_us: int) -> None:
+        """Checkpoints reach MLflow when their trial closes, promotions through the registry itself."""
+
+    def _log_best_checkpoint(self, run: str, payload: Mapping[str, Any]) -> None:
+        best = payload["best_checkpoint"]
+        if best is None:
+            return
+        folder = self._home.path / best["path"]
+        if not folder.is_dir():
+            logger.warning("best checkpoint %s of trial %s is gone", folder, payload["trial_id"])
+            return
+        self._runs.log_folder(run, folder, BEST_CHECKPOINT)
+
+    def _sweep_run(self, sweep: SweepRow, at_us: int) -> str:
+        return self._runs.ensure(
+            RunKey(sweep.experiment, sweep.sweep_id), name=sweep.sweep_id, started_at_us=at_us
+        )
+
+    def _trial_run(self, payload: Mapping[str, Any], at_us: int) -> str:
+        sweep = self._store.get_sweep(payload["sweep_id"])
+        return self._runs.ensure(
+            RunKey(sweep.experiment, sweep.sweep_id, payload["trial_id"]),
+            name=f"{sweep.sweep_id}/{payload['trial_no']:04d}",
+            started_at_us=at_us,
+            parent=self._sweep_run(sweep, at_us),
+        )
+
+    _HANDLERS: ClassVar[Mapping[str, Callable[[Projector, Mapping[str, Any], int], None]]] = {
+        "sweep_opened": _sweep_opened,
+        "trial_opened": _trial_opened,
+        "iteration": _iteration,
+        "checkpoint": _nothing,
+        "trial_closed": _trial_closed,
+        "sweep_closed": _sweep_closed,
+        "promotion": _nothing,
+    }
+
+
+def sweep_params(spec: SweepSpec) -> dict[str, Any]:
+    """What a person decided about the sweep as a whole, as dotted keys."""
+    decided = spec.model_dump(mode="json", include=set(_DECIDED), exclude_none=True)
+    return dict(flatten(decided)) | {f"fixed.{key}": value for key, value in spec.fixed.items()}
+
+
+def _provenance(sweep: SweepRow) -> dict[str, Any]:
+    versions = json.loads(sweep.versions_json)
+    return {
+        TAG_DATA: sweep.data_sha256,
+        TAG_GIT: sweep.git_revision,
+        "tradesweep.identity": sweep.identity,
+        **{f"tradesweep.version.{name}": version for name, version in versions.items()},
+    }
+
+
+def _dataset(sweep: SweepRow, spec: SweepSpec) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    market = Dataset(
+        name=sweep.instrument,
+        digest=sweep.data_sha256[:_DIGEST_LENGTH],
+        source_type="tradesweep",
+        source=spec.market.model_dump_json(exclude_none=True),
+    )
+    return DatasetInput(market, tags=[InputTag("mlflow.data.context", "training")])

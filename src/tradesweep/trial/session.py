@@ -1,0 +1,397 @@
+"""One attempt of one trial, without Tune: build, train to the next evaluation, evaluate, publish, record."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from tradesweep import __version__
+from tradesweep.agents import (
+    AgentConfig,
+    RecordingContext,
+    RunnerContext,
+    build_algorithm,
+    count_updates,
+    plain_layers,
+)
+from tradesweep.env import compile_env
+from tradesweep.errors import TradesweepError, TrialDiverged
+from tradesweep.market import Market
+from tradesweep.metrics import compound_blocks
+from tradesweep.names import EpisodeRole, Metric, ProducerKey, ProducerRole, Record, TrialStatus
+from tradesweep.policy import Evaluation, PlainPolicy, build_policy_spec, evaluate
+from tradesweep.recording import Producer, RecorderClient, connect_recorder
+from tradesweep.spec import SweepSpec
+from tradesweep.trial.assignment import Assignment, SweepContext
+from tradesweep.trial.checkpoints import TrialState, publish, restore, retain
+from tradesweep.trial.stopping import ScoreHistory
+
+MICROSECONDS = 1_000_000
+IDLE_STEPS = 2
+"""Training steps without a new env step before a trial is declared stuck."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IterationResult:
+    """What one iteration says to Tune; every field is always present."""
+
+    iteration: int
+    env_steps: int
+    score: float
+    sharpe: float | None
+    best_sharpe: float | None
+    status: TrialStatus
+    """RUNNING, or FINISHED or STOPPED with the last one."""
+
+
+class TrialSession:
+    """One attempt. `runners` are remote runners that already live for this trial; empty: sample in process."""
+
+    def __init__(self, context: SweepContext, assignment: Assignment, *, market: Market) -> None:
+        self.context, self.assignment, self.market = context, assignment, market
+        self.spec = SweepSpec.from_json(context.spec_json)
+        self.env_config = compile_env(self.spec, market)
+        self._recorder = connect_recorder(context.recorder)
+        self.attempt = self._recorder.start_attempt(
+            assignment.trial_id, os.getpid(), assignment.resume.iteration if assignment.resume else None
+        )
+        self.producer = Producer(self._connect, self._key(), timeout_s=self.spec.recording.db_timeout_s)
+        self.agent = self._agent_config()
+        self.algorithm = build_algorithm(self.agent, self.runner_context(), market)
+        self.state = self._restored() if assignment.resume else TrialState()
+        self._sampled_before = self._lifetime_steps()
+        self._updates_before = count_updates(self.algorithm)
+        self._steps_before, self._made_before = self.state.env_steps, self.state.updates
+        self._history = self._score_history()
+        self._clock = time.monotonic() - self.state.elapsed_s
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> RecorderClient:
+        return connect_recorder(self.context.recorder)
+
+    def _key(self) -> ProducerKey:
+        return ProducerKey(self.context.sweep_id, self.assignment.trial_id, self.attempt, ProducerRole.TRIAL, 0)
+
+    def _agent_config(self) -> AgentConfig:
+        return AgentConfig(
+            algorithm=self.spec.algorithm,
+            params=self.assignment.params,
+            seed=self.assignment.seed,
+            lanes=self.context.lanes,
+            env_runners=self.context.env_runners,
+            gpus=self.context.gpus_per_trial,
+        )
+
+    def runner_context(self) -> RunnerContext:
+        """What this attempt tells its runners."""
+        return RunnerContext(
+            spec_json=self.context.spec_json,
+            market_sha256=self.market.sha256,
+            env_runners=self.context.env_runners,
+            recording=RecordingContext(
+                recorder=self.context.recorder,
+                sweep_id=self.context.sweep_id,
+                trial_id=self.assignment.trial_id,
+                attempt=self.attempt,
+                steps=self.spec.recording.steps == "all",
+                timeout_s=self.spec.recording.db_timeout_s,
+            ),
+        )
+
+    def _score_history(self) -> ScoreHistory:
+        evaluation = self.spec.evaluation
+        return ScoreHistory(
+            window=evaluation.score_window,
+            patience=evaluation.patience,
+            least=-(-evaluation.count // 3),
+            raw=self.state.raw_scores,
+        )
+
+    def _restored(self) -> TrialState:
+        resume = self.assignment.resume
+        assert resume is not None
+        from pathlib import Path
+
+        return restore(Path(resume.path), manifest_sha256=resume.manifest_sha256, algorithm=self.algorithm)
+
+    def attach_runners(self, runners: list[ActorHandle[Any]]) -> None:
+        """Sample with these remote runners from now on."""
+        self.algorithm.attach_runners(runners)
+
+    # --- one iteration -------------------------------------------------------------------------------------------
+
+    def iterate(self) -> IterationResult:
+        """Train to the next evaluation, evaluate on validation, publish, record; everything is committed on return.
+
+        Raises TrialDiverged for non-finite losses, weights or observations, TradesweepError when no env step was
+        made, and whatever the environment or RLlib raised.
+        """
+        results = self._train()
+        self.state.iteration += 1
+        self.state.elapsed_s = time.monotonic() - self._clock
+        started = time.monotonic()
+        policy = self.plain_policy()
+        evaluation = self._evaluate(policy)
+        score = self._history.add(evaluation.score)
+        status = self._status()
+        metrics = self._metrics(results, evaluation, score, time.monotonic() - started)
+        if status != TrialStatus.RUNNING and self.spec.algorithm == "ppo":
+            metrics[Metric.VALIDATION_SHARPE_SAMPLED] = self._sampled_sharpe(policy)
+        self._publish_and_record(policy, evaluation, score, metrics)
+        return IterationResult(
+            iteration=self.state.iteration,
+            env_steps=self.state.env_steps,
+            score=score,
+            sharpe=evaluation.sharpe,
+            best_sharpe=self.state.best_sharpe,
+            status=status,
+        )
+
+    def _train(self) -> Mapping[str, Any]:
+        """Train until the env steps of the next evaluation are reached; return RLlib's last results."""
+        budget, count = self.spec.budget.env_steps_per_trial, self.spec.evaluation.count
+        boundary = -(-budget * (self.state.iteration + 1) // count)
+        results: Mapping[str, Any] = {}
+        idle = 0
+        while self.state.env_steps < boundary:
+            before = self.state.env_steps
+            results = self.algorithm.train()
+            self.state.env_steps = self._steps_before + self._lifetime_steps() - self._sampled_before
+            self.state.updates = self._made_before + count_updates(self.algorithm) - self._updates_before
+            idle = idle + 1 if self.state.env_steps == before else 0
+            if idle == IDLE_STEPS:
+                raise TradesweepError(f"trial: {IDLE_STEPS} training steps in a row made no env step; see its log")
+        check_finite(results)
+        return results
+
+    def _lifetime_steps(self) -> int:
+        return int(self.algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+
+    def plain_policy(self) -> PlainPolicy:
+        """The policy as it stands: plain weights in float64, greedy."""
+        module = self.algorithm.get_module(DEFAULT_MODULE_ID)
+        layers, weights = plain_layers(self.spec.algorithm, module)
+        policy_spec = build_policy_spec(self.spec, self.market, self.env_config, layers=layers)
+        return PlainPolicy.from_arrays(policy_spec, weights)
+
+    def _evaluate(self, policy: PlainPolicy) -> Evaluation:
+        return evaluate(
+            policy,
+            self.market,
+            self.env_config,
+            split="validation",
+            role=EpisodeRole.VALIDATION,
+            record=self.producer.next_episode_no,
+            weights_version=self.weights_version,
+        )
+
+    def _sampled_sharpe(self, policy: PlainPolicy) -> float | None:
+        generator = np.random.default_rng([self.assignment.seed, self.state.iteration])
+        sampled = evaluate(policy, self.market, self.env_config, split="validation", sampled=generator)
+        return sampled.sharpe
+
+    @property
+    def weights_version(self) -> int:
+        """How often the learner's weights were changed: what steps carry, and checkpoints are found by."""
+        return int(self.algorithm.learner_group._learner._weights_seq_no)
+
+    def _status(self) -> TrialStatus:
+        if self.state.env_steps >= self.spec.budget.env_steps_per_trial:
+            return TrialStatus.FINISHED
+        return TrialStatus.STOPPED if self._history.is_exhausted else TrialStatus.RUNNING
+
+    # --- publishing and recording --------------------------------------------------------------------------------
+
+    def _publish_and_record(
+        self, policy: PlainPolicy, evaluation: Evaluation, score: float, metrics: dict[Metric, float | None]
+    ) -> None:
+        """Runners first, then the checkpoint, then the rows that name it: a row never points at nothing."""
+        lanes = self._flush_runners()
+        eligible = is_eligible(evaluation, self.spec.evaluation.min_trades)
+        if self.state.is_better(evaluation.sharpe, eligible=eligible):
+            self.state.best_iteration, self.state.best_sharpe = self.state.iteration, evaluation.sharpe
+        metrics[Metric.VALIDATION_BEST_SHARPE] = self.state.best_sharpe
+        folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, self.state.iteration)
+        manifest = publish(
+            folder,
+            algorithm=self.algorithm,
+            policy=policy,
+            state=self.state,
+            facts=self._facts(evaluation.sharpe),
+        )
+        now = time.time_ns() // 1000
+        records = dict(evaluation.records or {})
+        records[Record.EVALUATIONS] = self._evaluation_row(evaluation, score, eligible, now)
+        records[Record.EVALUATION_CURVES] = self._curve_row(evaluation)
+        records[Record.ITERATIONS] = self._iteration_row(metrics, now)
+        records[Record.CHECKPOINTS] = {
+            "iteration": [self.state.iteration],
+            "at": [now],
+            "env_steps": [self.state.env_steps],
+            "weights_version": [self.weights_version],
+            "path": [str(folder.relative_to(self.context.home))],
+            "manifest_sha256": [manifest],
+            "sharpe": [evaluation.sharpe],
+            "score": [score],
+            "eligible": [int(eligible)],
+            "lanes": [json.dumps(lanes)],
+        }
+        self.producer.send(records)
+        self.producer.flush()
+        self._retain()
+
+    def _retain(self) -> None:
+        """Keep the best and the last; say to the store which are gone."""
+        keep = {self.state.iteration, self.state.best_iteration or self.state.iteration}
+        folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, 0).parent
+        for iteration in retain(folder, keep=keep):
+            self._recorder.mark_checkpoint_deleted(self.assignment.trial_id, iteration)
+
+    def _flush_runners(self) -> list[tuple[int, int]]:
+        """Wait for every runner's rows; return (episode, t) of every lane."""
+        group = self.algorithm.env_runner_group
+        positions = group.foreach_env_runner(
+            lambda runner: (runner.flush(), runner.lane_positions())[1],
+            local_env_runner=group.num_remote_workers() == 0,
+        )
+        return [lane for lanes in positions for lane in lanes]
+
+    def _facts(self, sharpe: float | None) -> dict[str, Any]:
+        return {
+            "sweep_id": self.context.sweep_id,
+            "trial_id": self.assignment.trial_id,
+            "attempt": self.attempt,
+            "iteration": self.state.iteration,
+            "env_steps": self.state.env_steps,
+            "weights_version": self.weights_version,
+            "validation_sharpe": sharpe,
+            "data_sha256": self.market.sha256,
+            "versions": {"tradesweep": __version__, "ray": ray.__version__},
+        }
+
+    def _evaluation_row(self, evaluation: Evaluation, score: float, eligible: bool, now: int) -> dict[str, list[Any]]:
+        return {
+            "episode_no": [self._episode_no(evaluation)],
+            "iteration": [self.state.iteration],
+            "split": ["validation"],
+            "cost_multiplier": [evaluation.cost_multiplier],
+            "status": [evaluation.status],
+            "sharpe": [evaluation.sharpe],
+            "score": [score],
+            "bars": [evaluation.bars],
+            "trades": [evaluation.trades],
+            "total_return": [evaluation.total_return],
+            "max_drawdown": [evaluation.max_drawdown],
+            "mean_exposure": [evaluation.mean_exposure],
+            "turnover": [evaluation.turnover],
+            "eligible": [int(eligible)],
+            "at": [now],
+        }
+
+    def _curve_row(self, evaluation: Evaluation) -> dict[str, list[Any]]:
+        split = self.market.splits["validation"]
+        returns = compound_blocks(evaluation.returns_T)
+        times = self.market.bars.time_us
+        return {
+            "episode_no": [self._episode_no(evaluation)],
+            "instrument": [self.market.instrument],
+            "market_sha256": [self.market.sha256],
+            "first_time": [int(times[split.start])],
+            "last_time": [int(times[split.stop - 1])],
+            "blocks": [len(returns)],
+            "returns": [returns.astype("<f8").tobytes()],
+            "exposures": [evaluation.exposures_T.astype("<f8").tobytes()],
+        }
+
+    def _episode_no(self, evaluation: Evaluation) -> int:
+        assert evaluation.records is not None
+        return int(evaluation.records[Record.EPISODES_OPENED]["episode_no"][0])
+
+    def _iteration_row(self, metrics: Mapping[Metric, float | None], now: int) -> dict[str, list[Any]]:
+        known = {str(name): value for name, value in metrics.items() if value is not None}
+        return {
+            "iteration": [self.state.iteration],
+            "at": [now],
+            "env_steps": [self.state.env_steps],
+            "updates": [self.state.updates],
+            "weights_version": [self.weights_version],
+            "elapsed_s": [self.state.elapsed_s],
+            "metrics": [json.dumps(known)],
+        }
+
+    def _metrics(
+        self, results: Mapping[str, Any], evaluation: Evaluation, score: float, evaluation_s: float
+    ) -> dict[Metric, float | None]:
+        return {
+            **training_metrics(results, self.env_config.reward_scale),
+            Metric.TRAIN_ENV_STEPS: self.state.env_steps,
+            Metric.TRAIN_UPDATES: self.state.updates,
+            Metric.VALIDATION_SHARPE: evaluation.sharpe,
+            Metric.VALIDATION_SCORE: score,
+            Metric.VALIDATION_PNL: evaluation.pnl,
+            Metric.VALIDATION_PNL_PCT: 100.0 * evaluation.total_return,
+            Metric.VALIDATION_FINAL_WORTH: evaluation.final_equity,
+            Metric.VALIDATION_TRADES: evaluation.trades,
+            Metric.VALIDATION_WIN_RATE: evaluation.win_rate,
+            Metric.VALIDATION_MAX_DRAWDOWN: evaluation.max_drawdown,
+            Metric.VALIDATION_MEAN_EXPOSURE: evaluation.mean_exposure,
+            Metric.TIME_ELAPSED: self.state.elapsed_s,
+            Metric.TIME_STEPS_PER_S: self.state.env_steps / max(self.state.elapsed_s, 1e-9),
+            Metric.TIME_EVALUATION: evaluation_s,
+        }
+
+    def close(self) -> None:
+        """Let go of the learner and the lanes; remote runners live on. What is open in the store is closed there."""
+        self.algorithm.detach_runners()
+        self.algorithm.cleanup()
+
+
+LEARNER_METRICS: dict[str, Metric] = {
+    "total_loss": Metric.TRAIN_LOSS,
+    "qf_loss": Metric.TRAIN_LOSS,
+    "qf_mean": Metric.TRAIN_Q_MEAN,
+    "entropy": Metric.TRAIN_ENTROPY,
+    "mean_kl_loss": Metric.TRAIN_KL,
+    "gradients_default_optimizer_global_norm": Metric.TRAIN_GRAD_NORM,
+    "default_optimizer_learning_rate": Metric.TRAIN_LEARNING_RATE,
+}
+"""RLlib's names for what a learner reports, and ours."""
+
+
+def training_metrics(results: Mapping[str, Any], reward_scale: float) -> dict[Metric, float | None]:
+    """Pick what is worth keeping from RLlib's results; returns are brought back to unscaled log returns."""
+    learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+    runners = results.get(ENV_RUNNER_RESULTS, {})
+    picked: dict[Metric, float | None] = {
+        metric: float(learner[name]) for name, metric in LEARNER_METRICS.items() if name in learner
+    }
+    mean_return = runners.get("episode_return_mean")
+    if mean_return is not None and math.isfinite(mean_return):
+        picked[Metric.ROLLOUT_RETURN_MEAN] = float(mean_return) / reward_scale
+        picked[Metric.ROLLOUT_LENGTH_MEAN] = float(runners["episode_len_mean"])
+    return picked
+
+
+def check_finite(results: Mapping[str, Any]) -> None:
+    """Raise TrialDiverged when a loss is not finite: RLlib itself trains on."""
+    learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+    for name, value in learner.items():
+        if name in LEARNER_METRICS and not math.isfinite(float(value)):
+            raise TrialDiverged(f"learner: {name} must be finite, was {float(value)}; lower lr or set grad_clip")
+
+
+def is_eligible(evaluation: Evaluation, min_trades: int) -> bool:
+    """May this policy be the best? It has a Sharpe ratio, traded often enough, and was not ruined."""
+    return evaluation.sharpe is not None and evaluation.trades >= min_trades and not evaluation.ruined

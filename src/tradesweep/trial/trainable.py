@@ -1,0 +1,158 @@
+"""The Tune trainable: a thin adapter around TrialSession that lives on from trial to trial.
+
+Whatever goes wrong inside a trial ends as a result with its status, never as an exception: Tune would throw the warm
+process away and, on a missing metric, the whole sweep. Only a lost process surfaces as a Tune error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from tradesweep.agents import restart_runners, start_runners
+from tradesweep.errors import RecordingError, TrialDiverged
+from tradesweep.names import Metric, TrialStatus
+from tradesweep.recording import connect_recorder
+from tradesweep.trial.assignment import Assignment, SweepContext
+from tradesweep.trial.session import IterationResult, TrialSession
+from tradesweep.trial.stopping import SCORE_FLOOR
+
+BARRIER_S = 30.0
+"""How long the first trial of a process waits for the other slots."""
+
+logger = logging.getLogger(__name__)
+
+
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+    """One warm process per concurrent trial: `setup` once, `reset_config` for each later trial."""
+
+    def setup(self, config: dict[str, Any], context: SweepContext | None = None) -> None:
+        """Called once per process by Tune."""
+        assert context is not None
+        torch.set_num_threads(1)
+        self.context = context
+        self.market = ray.get(context.market)
+        self._runners: list[ActorHandle[Any]] = []
+        self._session: TrialSession | None = None
+        self._broken: BaseException | None = None
+        self._await_all_slots()
+        self._begin(config)
+
+    def _await_all_slots(self) -> None:
+        """Wait until all slots have a process.
+
+        Without this, Tune hands every waiting trial to the first process that becomes free and removes those that
+        are still starting: short trials would run one at a time for ever.
+        """
+        recorder = connect_recorder(self.context.recorder)
+        token, deadline = f"{os.getpid()}", time.monotonic() + BARRIER_S
+        while recorder.register_worker(token) < self.context.concurrent_trials and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process. Never False: Tune would fail the next, innocent trial."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._end_session()
+        self._assignment = Assignment.from_config(config)
+        self._last: IterationResult | None = None
+        self._broken = None
+        try:
+            self._session = TrialSession(self.context, self._assignment, market=self.market)
+            self._session_runners()
+        except Exception as error:
+            logger.exception("trial %s could not be built", self._assignment.trial_no)
+            self._broken = error
+
+    def _session_runners(self) -> None:
+        """Give the session its remote runners: living ones begin anew, dead ones are replaced."""
+        session = self._session
+        assert session is not None
+        if not self.context.env_runners:
+            return
+        if self._runners:
+            try:
+                restart_runners(self._runners, session.agent, session.runner_context())
+            except RayError:
+                self._discard_runners()
+        if not self._runners:
+            self._runners = start_runners(
+                session.agent,
+                session.runner_context(),
+                self.context.market,
+                num_cpus=self.context.cpus_per_bundle,
+            )
+        session.attach_runners(self._runners)
+
+    def _discard_runners(self) -> None:
+        for runner in self._runners:
+            ray.kill(runner, no_restart=True)
+        self._runners = []
+
+    def step(self) -> dict[str, Any]:
+        """One evaluation interval."""
+        try:
+            if self._broken is not None:
+                raise self._broken
+            assert self._session is not None
+            self._last = self._session.iterate()
+        except TrialDiverged as error:
+            return self._failed(TrialStatus.DIVERGED, error)
+        except (RayError, RecordingError) as error:
+            return self._failed(TrialStatus.CRASHED, error)
+        except Exception as error:
+            return self._failed(TrialStatus.FAILED, error)
+        return self._result(self._last, done=self._last.status != TrialStatus.RUNNING)
+
+    def _result(self, result: IterationResult, *, done: bool) -> dict[str, Any]:
+        return {
+            Metric.VALIDATION_SCORE.value: result.score,
+            Metric.TRAIN_ENV_STEPS.value: result.env_steps,
+            "evaluation": result.iteration,
+            "status": result.status.value,
+            "error": None,
+            "done": done,
+        }
+
+    def _failed(self, status: TrialStatus, error: BaseException) -> dict[str, Any]:
+        """End the trial as failed. Its runners are let go: their state is unknown."""
+        logger.error("trial %s %s: %s", self._assignment.trial_no, status, error)
+        self._discard_runners()
+        last = self._last
+        return {
+            Metric.VALIDATION_SCORE.value: SCORE_FLOOR,
+            Metric.TRAIN_ENV_STEPS.value: last.env_steps if last else 0,
+            "evaluation": last.iteration + 1 if last else 1,
+            "status": status.value,
+            "error": "".join(traceback.format_exception(error)),
+            "done": True,
+        }
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Checkpoints are published by the session; Tune is never asked to keep one."""
+        del checkpoint_dir
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """A trial goes on from the checkpoint in its assignment."""
+        del checkpoint
+
+    def cleanup(self) -> None:
+        """Called when Tune lets the process go."""
+        self._end_session()
+        self._discard_runners()
