@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -170,7 +170,12 @@ class SlowEpisode:
             self.trades.append(SlowTrade(direction=side, entry_t=self.t - self.start))
         trade = self.trades[-1]
         leg = Leg(
-            units, price, fee, self.s * abs(units) * p, f"{'ENTRY' if entering else 'EXIT'}_{side}", len(self.trades) - 1
+            units,
+            price,
+            fee,
+            self.s * abs(units) * p,
+            f"{'ENTRY' if entering else 'EXIT'}_{side}",
+            len(self.trades) - 1,
         )
         (trade.entries if entering else trade.exits).append(leg)
         self.legs.append(leg)
@@ -281,16 +286,15 @@ class SlowEpisode:
         return self
 
 
-@dataclass(frozen=True)
 class Toolbox:
     """What the tests of this room share."""
 
-    bars: Callable = staticmethod(make_bars)
-    random_bars: Callable = staticmethod(make_random_bars)
-    market: Callable = staticmethod(make_market)
-    config: Callable = staticmethod(make_config)
-    kernel: Callable = staticmethod(make_kernel)
-    slow: type = SlowEpisode
+    bars = staticmethod(make_bars)
+    random_bars = staticmethod(make_random_bars)
+    market = staticmethod(make_market)
+    config = staticmethod(make_config)
+    kernel = staticmethod(make_kernel)
+    slow = SlowEpisode
 
     @staticmethod
     def tape(**changes) -> Tape:

@@ -86,9 +86,7 @@ def test_kernel_equals_the_slow_reference_over_many_random_episodes(box, fill, d
     kernel = box.kernel(bars, config, lanes=lanes)
     box.start(kernel, starts, stops)
     run = run_kernel(kernel, targets_TE)
-    episodes = [
-        box.slow(bars, config, starts[i], stops[i]).run(targets_TE[:, i]) for i in range(lanes)
-    ]
+    episodes = [box.slow(bars, config, starts[i], stops[i]).run(targets_TE[:, i]) for i in range(lanes)]
     for lane, episode in enumerate(episodes):
         assert_equal_to_slow(run, lane, episode, config.initial_equity)
     assert any(episode.steps[-1].terminated for episode in episodes), "the market must ruin somebody"

@@ -111,9 +111,7 @@ def assert_closing_matches(row, episode, config):
         "sharpe": pytest.approx(slow_sharpe(equity, config.periods_per_year), rel=1e-9, abs=1e-9, nan_ok=True),
         "max_drawdown": pytest.approx(drawdown, rel=1e-9, abs=1e-12),
         "trades": len(closed),
-        "win_rate": pytest.approx(
-            np.mean([trade.pnl > 0 for trade in closed]) if closed else math.nan, nan_ok=True
-        ),
+        "win_rate": pytest.approx(np.mean([trade.pnl > 0 for trade in closed]) if closed else math.nan, nan_ok=True),
         "ruined": int(ruined),
     }
     assert {name: row[name] for name in expected} == expected

@@ -11,6 +11,7 @@ import pytest
 from tradesweep.errors import RecorderUnavailable
 from tradesweep.names import EPISODE_STEP_BITS, Answer, Batch, Grant, ProducerKey, ProducerRole, Record
 from tradesweep.recording import RecorderClient, RecorderStats
+from tradesweep.store import NewSweep
 
 Records = dict[Record, dict[str, Any]]
 
@@ -126,6 +127,28 @@ class ScriptedRecorder(RecorderClient):
 
     def close(self, timeout_s: float) -> None:
         raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def new_sweep() -> NewSweep:
+    return NewSweep(
+        sweep_id="s-12345678",
+        experiment="s",
+        spec_json="{}",
+        identity="12345678" * 8,
+        data_sha256="ab" * 32,
+        instrument="sp500",
+        git_revision=None,
+        versions_json="{}",
+        resources_json="{}",
+        seed=0,
+        driver_pid=1,
+        driver_host="here",
+        driver_started_at=1_700_000_000_000_000,
+        buy_hold_sharpe=None,
+        validation_bars=252,
+        periods_per_year=252.0,
+    )
 
 
 @pytest.fixture(scope="session")

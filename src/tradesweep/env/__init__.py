@@ -7,6 +7,7 @@ Gymnasium nor the market room's libraries.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tradesweep.env.build import build_kernel, build_observer
 from tradesweep.env.config import EnvConfig
 from tradesweep.env.kernel import Costs, Fill, Kernel
 from tradesweep.env.observation import ObservationBuilder
@@ -42,6 +43,8 @@ __all__ = [
     "Tape",
     "TradingEnv",
     "TradingVectorEnv",
+    "build_kernel",
+    "build_observer",
     "build_reward",
     "check_causal",
     "compile_env",

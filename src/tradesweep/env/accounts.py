@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,15 +30,12 @@ LEAST_STD = 1e-12
 """Returns that spread less have no Sharpe ratio (selection page)."""
 
 
-
 def _words(*members: StrEnum) -> NDArray[Any]:
     """Plain text, so that nobody downstream meets an enum member in a column."""
     return np.array([member.value for member in members], dtype=object)
 
 
-OPERATIONS = _words(
-    Operation.ENTRY_LONG, Operation.EXIT_LONG, Operation.ENTRY_SHORT, Operation.EXIT_SHORT
-)
+OPERATIONS = _words(Operation.ENTRY_LONG, Operation.EXIT_LONG, Operation.ENTRY_SHORT, Operation.EXIT_SHORT)
 DIRECTIONS = _words(Direction.LONG, Direction.SHORT)
 TRADE_STATES = _words(TradeStatus.CLOSED, TradeStatus.MARKED)
 ENV_ENDS = _words(EpisodeEnd.LAST_BAR, EpisodeEnd.RUINED)
@@ -52,7 +48,11 @@ class Steps:
     lane: Ints
     """(n,) lane."""
     columns: Columns
-    """(n,) columns of `StepRow`; `quantity` is (n, 2)."""
+    """(n,) columns of `StepRow`, but for `quantity`."""
+    quantity_n2: Floats
+    """(n, 2) signed units filled."""
+    leg_n2: Bools
+    """(n, 2) True where a leg filled: leg 0 closed a trade, leg 1 opened or resized one."""
     lane_steps: Ints
     """(E,) active steps of each lane."""
     first: Bools
@@ -61,19 +61,34 @@ class Steps:
     """(n,) the episode's last step."""
     opened: Bools
     """(n,) leg 1 opened a trade."""
-    closed: Bools
-    """(n,) leg 0 closed one."""
     run: Ints
     """(n,) run."""
     run_start: Ints
     """(r,) first step of each run."""
     group_after: Ints
     """(n,) group of the trade that is open after the step, or was the last."""
-    group_count: int
-    """g: trades of this fragment plus one group per lane."""
+    first_group: Ints
+    """(E,) group of the trade that each lane carried in."""
+    last_group: Ints
+    """(E,) group of the trade that each lane carries out."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.columns[name]
+
+    @property
+    def closed(self) -> Bools:
+        """(n,) leg 0 closed a trade."""
+        return self.leg_n2[:, 0]
+
+    @property
+    def filled(self) -> Bools:
+        """(n,) any leg filled."""
+        return self.leg_n2[:, 0] | self.leg_n2[:, 1]
+
+    @property
+    def group_count(self) -> int:
+        """g: trades opened in this fragment plus one group per lane."""
+        return int(self.last_group[-1]) + 1
 
     @property
     def group_before(self) -> Ints:
@@ -92,38 +107,37 @@ class Steps:
 
 
 def read_steps(columns_TE: Columns, lanes: int) -> Steps:
-    """Flatten (T, E) rows to lane-major columns of the steps that ran."""
-    active_ET = columns_TE["active"].T
-    chosen = None if active_ET.all() else active_ET
-    columns = {name: _flatten(column, chosen) for name, column in columns_TE.items() if name != "active"}
-    lane_steps = active_ET.sum(axis=1)
-    lane = np.repeat(np.arange(lanes), lane_steps)
-    quantity = columns["quantity"]
-    closed, opened = quantity[:, 0] != 0.0, (quantity[:, 1] != 0.0) & (columns["units"] == quantity[:, 1])
+    """Gather the steps that ran from (T, E) rows into lane-major columns: copies, for the tape reuses its rows."""
+    lane, t = np.nonzero(columns_TE["active"].T)
+    cell = t * lanes + lane
+    columns = {name: column.reshape(-1).take(cell) for name, column in columns_TE.items() if name != "quantity"}
+    quantity_n2 = _gather_legs(columns_TE["quantity"], cell, t, lanes)
+    leg_n2 = quantity_n2 != 0.0
+    opened = leg_n2[:, 1] & (columns["units"] == quantity_n2[:, 1])
     first = (columns["step_id"] & STEP_MASK) == 0
+    lane_steps, lane_opened = np.bincount(lane, minlength=lanes), np.bincount(lane[opened], minlength=lanes)
     begins = first.copy()
     begins[(np.cumsum(lane_steps) - lane_steps)[lane_steps > 0]] = True
     return Steps(
         lane=lane,
         columns=columns,
+        quantity_n2=quantity_n2,
+        leg_n2=leg_n2,
         lane_steps=lane_steps,
         first=first,
         ended=columns["terminated"] | columns["truncated"],
         opened=opened,
-        closed=closed,
         run=np.cumsum(begins) - 1,
         run_start=np.flatnonzero(begins),
         group_after=np.cumsum(opened) + lane,
-        group_count=int(np.count_nonzero(opened)) + lanes,
+        last_group=np.cumsum(lane_opened) + np.arange(lanes),
+        first_group=np.cumsum(lane_opened) - lane_opened + np.arange(lanes),
     )
 
 
-def _flatten(column: NDArray[Any], chosen_ET: Bools | None) -> NDArray[Any]:
-    """(T, E) to (n,), and (T, 2, E) to (n, 2); always a copy, since the tape writes over its rows."""
-    by_lane = np.moveaxis(column, -1, 0)
-    if chosen_ET is not None:
-        return by_lane[chosen_ET]
-    return by_lane.copy().reshape(-1, *by_lane.shape[2:])
+def _gather_legs(quantity_T2E: Floats, cell: Ints, t: Ints, lanes: int) -> Floats:
+    flat, closing = quantity_T2E.reshape(-1), cell + t * lanes
+    return np.stack([flat.take(closing), flat.take(closing + lanes)], axis=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,7 +168,8 @@ class Trades:
     @classmethod
     def empty(cls, count: int) -> Trades:
         """`count` trades without fills."""
-        return cls(**{name: np.zeros(count) for name in _SUMS}, **{name: np.zeros(count, np.int64) for name in _FACTS})
+        columns: dict[str, Any] = {name: np.zeros(count) for name in _SUMS}
+        return cls(**columns, **_no_facts(count))
 
     def take(self, index: Ints) -> Trades:
         """These trades, copied."""
@@ -163,6 +178,10 @@ class Trades:
 
 _SUMS = ("entered", "entry_notional", "exited", "exit_notional", "slippage", "borrow")
 _FACTS = ("entry_step_id", "entry_time", "trade_no", "side")
+
+
+def _no_facts(count: int) -> dict[str, Any]:
+    return {name: np.zeros(count, np.int64) for name in _FACTS}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -189,9 +208,9 @@ class Totals:
     @classmethod
     def empty(cls, count: int, initial_equity: float) -> Totals:
         """Totals of episodes without steps."""
-        floats = {name: np.zeros(count) for name in ("reward", "mean", "squares")}
-        ints = {name: np.zeros(count, np.int64) for name in ("steps", "opened", "closed", "won")}
-        return cls(**floats, **ints, equity=np.full(count, initial_equity))
+        columns: dict[str, Any] = {name: np.zeros(count) for name in ("reward", "mean", "squares")}
+        columns |= {name: np.zeros(count, np.int64) for name in ("steps", "opened", "closed", "won")}
+        return cls(**columns, equity=np.full(count, initial_equity))
 
     def take(self, index: Ints) -> Totals:
         """These totals, copied."""
@@ -231,7 +250,7 @@ class Accounts:
             return {}
         trades, fills = self._group_fills(steps)
         ended, trade_rows = self._end_trades(steps, trades)
-        totals_r = self._sum_runs(steps, trades, ended)
+        totals_r = self._sum_runs(steps, ended)
         low_TE = self._track_drawdown(columns_TE)
         closings = self._close_runs(steps, totals_r, low_TE, columns_TE, ended_at)
         self._carry(steps, trades, totals_r)
@@ -258,7 +277,12 @@ class Accounts:
         marked = lanes[begun & (self._units_E[lanes] != 0.0)]
         step_id, mark_bar = self._last_E[:, marked]
         trade_rows = self._trade_rows(
-            self._trades_E.take(marked), step_id, mark_bar, self._units_E[marked], np.ones(len(marked), np.bool_), marked
+            self._trades_E.take(marked),
+            step_id,
+            mark_bar,
+            self._units_E[marked],
+            np.ones(len(marked), np.bool_),
+            marked,
         )
         return {Record.TRADES: trade_rows, Record.EPISODES_CLOSED: rows}
 
@@ -267,7 +291,6 @@ class Accounts:
     def _step_rows(self, steps: Steps) -> Columns:
         time_us, close = self._kernel.bars.time_us, self._kernel.bars.close
         bar = steps["bar"]
-        filled = steps.closed | (steps["quantity"][:, 1] != 0.0)
         return {
             "step_id": steps["step_id"],
             "bar": bar,
@@ -276,7 +299,7 @@ class Accounts:
             "action": steps["action"],
             "target": steps["target"],
             "units": steps["units"],
-            "fill_price": np.where(filled, steps["price"], np.nan),
+            "fill_price": np.where(steps.filled, steps["price"], np.nan),
             "mark_price": close[bar + 1],
             "equity": steps["equity"],
             "reward": steps["reward"],
@@ -285,14 +308,14 @@ class Accounts:
 
     def _group_fills(self, steps: Steps) -> tuple[Trades, Columns]:
         """Every fill, and the sums of every trade with what it carried in."""
-        quantity_n2 = steps["quantity"]
-        cell = np.flatnonzero(quantity_n2)
+        cell = np.flatnonzero(steps.leg_n2)
         step, slot = cell >> 1, cell & 1
-        quantity, lane = quantity_n2.reshape(-1)[cell], steps.lane[step]
+        quantity, lane = steps.quantity_n2.reshape(-1)[cell], steps.lane[step]
         size, reference = np.abs(quantity), steps["price"][step]
-        price = reference * (1.0 + np.sign(quantity) * self._kernel.slippage_E[lane])
+        rate = self._kernel.slippage_E[lane]
+        price = reference * (1.0 + np.copysign(rate, quantity))
         notional = size * price
-        slippage = self._kernel.slippage_E[lane] * size * reference
+        slippage = rate * size * reference
         grows = (slot == 1) & (quantity * steps["units"][step] > 0.0)
         short = (quantity > 0.0) != grows
         group = np.where(slot == 1, steps.group_after[step], steps.group_before[step])
@@ -313,31 +336,24 @@ class Accounts:
         self, steps: Steps, group: Ints, exits: Bools, size: Floats, notional: Floats, slippage: Floats
     ) -> Trades:
         count = steps.group_count
-        sized = np.bincount(2 * group + exits, weights=size, minlength=2 * count)
-        paid = np.bincount(2 * group + exits, weights=notional, minlength=2 * count)
+        sized = _sum_by(2 * group + exits, size, 2 * count)
+        paid = _sum_by(2 * group + exits, notional, 2 * count)
         owner = steps.group_after if self._kernel.fill == "next_open" else steps.group_before
-        facts = {name: np.zeros(count, np.int64) for name in _FACTS}
         trades = Trades(
             entered=sized[0::2].copy(),
             exited=sized[1::2].copy(),
             entry_notional=paid[0::2].copy(),
             exit_notional=paid[1::2].copy(),
-            slippage=np.bincount(group, weights=slippage, minlength=count),
-            borrow=np.bincount(owner, weights=steps["borrow"], minlength=count),
-            **facts,
+            slippage=_sum_by(group, slippage, count),
+            borrow=_sum_by(owner, steps["borrow"], count),
+            **_no_facts(count),
         )
         self._add_carried(steps, trades)
         self._describe_opened(steps, trades)
         return trades
 
-    def _carry_groups(self, steps: Steps) -> tuple[Ints, Ints]:
-        """(E,) each lane's first group (the trade it carried in) and last group."""
-        opened_E = np.bincount(steps.lane[steps.opened], minlength=self._kernel.lanes)
-        last = np.cumsum(opened_E) + np.arange(self._kernel.lanes)
-        return last - opened_E, last
-
     def _add_carried(self, steps: Steps, trades: Trades) -> None:
-        first, _ = self._carry_groups(steps)
+        first = steps.first_group
         for name in _SUMS:
             getattr(trades, name)[first] += getattr(self._trades_E, name)
         for name in _FACTS:
@@ -349,7 +365,7 @@ class Accounts:
         carried_r = np.where(steps.first[steps.run_start], 0, self._totals_E.opened[steps.run_lane])
         trades.entry_step_id[group] = steps["step_id"][at]
         trades.entry_time[group] = self._kernel.bars.time_us[steps["bar"][at] + 1]
-        trades.side[group] = np.where(steps["quantity"][at, 1] > 0.0, 1, -1)
+        trades.side[group] = np.where(steps.quantity_n2[at, 1] > 0.0, 1, -1)
         trades.trade_no[group] = np.arange(len(at)) - np.searchsorted(at, steps.run_start)[run] + carried_r[run]
 
     # --- trades that end --------------------------------------------------------------------------------------
@@ -395,7 +411,7 @@ class Accounts:
 
     # --- episode totals ---------------------------------------------------------------------------------------
 
-    def _sum_runs(self, steps: Steps, trades: Trades, ended: tuple[Ints, Bools]) -> Totals:
+    def _sum_runs(self, steps: Steps, ended: tuple[Ints, Bools]) -> Totals:
         """Totals of each run's episode up to the run's last step."""
         start, run, runs = steps.run_start, steps.run, len(steps.run_start)
         before = self._totals_E.take(steps.run_lane)
@@ -434,15 +450,16 @@ class Accounts:
     def _track_drawdown(self, columns_TE: Columns) -> Floats:
         """(T, E) the lowest equity / peak of each episode so far; the start counts as a peak."""
         first_TE = columns_TE["active"] & ((columns_TE["step_id"] & STEP_MASK) == 0)
-        equity_TE = columns_TE["equity"]
-        low_TE = np.empty_like(equity_TE)
-        edges = [0, *(np.flatnonzero(first_TE[1:].any(axis=1)) + 1), len(equity_TE)]
-        for lo, hi in pairwise(edges):
-            peak_E = np.where(first_TE[lo], self._kernel.initial_equity, self._peak_E)
-            peak_TE = np.maximum(np.maximum.accumulate(equity_TE[lo:hi], axis=0), peak_E)
-            low_E = np.where(first_TE[lo], 1.0, self._low_E)
-            low_TE[lo:hi] = np.minimum(np.minimum.accumulate(equity_TE[lo:hi] / peak_TE, axis=0), low_E)
-            self._peak_E, self._low_E = peak_TE[-1], low_TE[hi - 1].copy()
+        begins_T = first_TE.any(axis=1)
+        equity_TE, low_TE = columns_TE["equity"], np.empty_like(columns_TE["equity"])
+        ratio_E = np.empty_like(self._low_E)
+        for k, begins in enumerate(begins_T.tolist()):
+            if begins:
+                self._peak_E[first_TE[k]], self._low_E[first_TE[k]] = self._kernel.initial_equity, 1.0
+            np.maximum(self._peak_E, equity_TE[k], out=self._peak_E)
+            np.divide(equity_TE[k], self._peak_E, out=ratio_E)
+            np.minimum(self._low_E, ratio_E, out=self._low_E)
+            low_TE[k] = self._low_E
         return low_TE
 
     def _close_runs(
@@ -457,9 +474,7 @@ class Accounts:
         rows["end_reason"] = ENV_ENDS[ruined.astype(np.intp)]
         return rows
 
-    def _closing_rows(
-        self, episode_no: Ints, totals: Totals, low: Floats, ruined: Bools, ended_at: int
-    ) -> Columns:
+    def _closing_rows(self, episode_no: Ints, totals: Totals, low: Floats, ruined: Bools, ended_at: int) -> Columns:
         return {
             "episode_no": episode_no,
             "ended_at": np.full(len(episode_no), ended_at, np.int64),
@@ -475,11 +490,15 @@ class Accounts:
         }
 
     def _carry(self, steps: Steps, trades: Trades, totals_r: Totals) -> None:
-        _, last_group = self._carry_groups(steps)
-        self._trades_E = trades.take(last_group)
+        self._trades_E = trades.take(steps.last_group)
         ran = np.flatnonzero(steps.lane_steps)
         last = np.cumsum(steps.lane_steps)[ran] - 1
         for name in _TOTALS:
             getattr(self._totals_E, name)[ran] = getattr(totals_r, name)[steps.run[last]]
         self._last_E[:, ran] = steps["step_id"][last], steps["bar"][last] + 1
         self._units_E[ran] = steps["units"][last]
+
+
+def _sum_by(group: Ints, values: Floats, count: int) -> Floats:
+    """(count,) sums of the values of each group; of no values, bincount would give integers."""
+    return np.bincount(group, weights=values, minlength=count).astype(np.float64, copy=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tradesweep.env.kernel import Costs, Fill
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvConfig:
-    """Settings of the environment page. Plain values: `dataclasses.asdict` gives what a policy file stores."""
+    """Settings of the environment page: plain values, which a policy file stores."""
 
     fill: Fill
     """Where an order fills: at the open or at the close of the next bar."""
@@ -36,3 +37,13 @@ class EnvConfig:
     """Factor on what the learner sees; stored rewards are unscaled."""
     periods_per_year: float
     """Bars per year."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` gives an equal config back."""
+        return asdict(self) | {"positions": list(self.positions), "reward_params": dict(self.reward_params)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EnvConfig:
+        """The config that `to_dict` wrote. Raises TypeError for unknown or missing keys."""
+        settled = {"positions": tuple(values["positions"]), "costs": Costs(**values["costs"])}
+        return cls(**{**values, **settled})

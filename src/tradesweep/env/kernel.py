@@ -83,6 +83,12 @@ class Kernel:
     it stands still until its next reset.
     """
 
+    equity_E: Floats
+    units_E: Floats
+    target_E: Floats
+    done_E: Bools
+    equity_before_E: Floats
+
     def __init__(
         self,
         bars: Bars,
@@ -145,9 +151,7 @@ class Kernel:
         if self._log is not None:
             self._log.open_episodes(lanes, self.bar_E[lanes])
 
-    def step(
-        self, targets_E: Floats, active_E: Bools | None = None, *, actions_E: Ints | None = None
-    ) -> StepRow:
+    def step(self, targets_E: Floats, active_E: Bools | None = None, *, actions_E: Ints | None = None) -> StepRow:
         """Decide `targets_E` (E,) after the close of `bar_E` and run every lane that is active and not done.
 
         `actions_E` are the indices that stand for the targets in the rows. The row is valid until the next step.
@@ -175,12 +179,12 @@ class Kernel:
     @property
     def bars_in_trade_E(self) -> Ints:
         """(E,) bars since the bar in which the open trade filled, 0 where flat."""
-        return (self.bar_E - self.open_bar_E) * (self.units_E != 0.0)
+        return np.asarray((self.bar_E - self.open_bar_E) * (self.units_E != 0.0))
 
     @property
     def close_E(self) -> Floats:
         """(E,) the close at which each lane stands."""
-        return np.take(self.bars.close, self.bar_E, mode="clip")
+        return np.asarray(np.take(self.bars.close, self.bar_E, mode="clip"))
 
     # --- set-up -----------------------------------------------------------------------------------------------
 
@@ -195,14 +199,14 @@ class Kernel:
     def _allocate_state(self) -> None:
         lanes = self.lanes
         self.cash_E: Floats = np.full(lanes, self.initial_equity)
-        self.equity_E: Floats = np.full(lanes, self.initial_equity)
-        self.equity_before_E: Floats = self.equity_E
-        self.units_E: Floats = np.zeros(lanes)
-        self.target_E: Floats = np.zeros(lanes)
+        self.equity_E = np.full(lanes, self.initial_equity)
+        self.equity_before_E = self.equity_E
+        self.units_E = np.zeros(lanes)
+        self.target_E = np.zeros(lanes)
         self.trade_equity_E: Floats = np.full(lanes, self.initial_equity)
         self.bar_E: Ints = np.zeros(lanes, np.int64)
         self.start_E: Ints = np.zeros(lanes, np.int64)
-        self.done_E: Bools = np.ones(lanes, np.bool_)
+        self.done_E = np.ones(lanes, np.bool_)
         self.any_done = True
         self._last_bar_E: Ints = np.ones(lanes, np.int64)
         self.open_bar_E: Ints = np.zeros(lanes, np.int64)
@@ -212,9 +216,8 @@ class Kernel:
         lanes = self.lanes
         self._prices_2E: Floats = np.zeros((2, lanes))
         self._fill_E, self._mark_E = self._prices_2E
-        self._want_E, self._value_E, self._held_E, self._leg_E, self._paid_E, self._a_E, self._b_E = np.zeros(
-            (7, lanes)
-        )
+        self._value_E, self._held_E, self._leg_E, self._paid_E = np.zeros((4, lanes))
+        self._rate_E, self._denominator_E = np.zeros((2, lanes))
         self._crosses_E, self._changes_E, self._mask_E, self._last_E = np.zeros((4, lanes), np.bool_)
 
     def _next_row(self) -> StepRow:
@@ -237,8 +240,8 @@ class Kernel:
         return idle_E if idle_E.any() else None
 
     def _run_all(self, row: StepRow, targets_E: Floats) -> None:
-        np.copyto(self._want_E, targets_E)
-        self._delay()
+        np.copyto(row.target, targets_E)
+        self._delay(row.target)
         row.active.fill(True)
         self._advance(row)
         self._finish(row)
@@ -262,11 +265,11 @@ class Kernel:
         self.done_E = row.terminated | row.truncated | (idle_E & done_E)
         self.any_done = bool(self.done_E.any())
 
-    def _delay(self) -> None:
+    def _delay(self, want_E: Floats) -> None:
         """extra_delay_bars d: use the target decided d steps ago, 0 for the first d steps."""
         if len(self._delayed_dE):
-            decided_E = self._want_E.copy()
-            self._want_E[:] = self._delayed_dE[0]
+            decided_E = want_E.copy()
+            want_E[:] = self._delayed_dE[0]
             self._delayed_dE[:-1] = self._delayed_dE[1:]
             self._delayed_dE[-1] = decided_E
 
@@ -278,8 +281,8 @@ class Kernel:
         np.multiply(self.units_E, self._fill_E, out=self._held_E)
         np.add(self.cash_E, self._held_E, out=self._value_E)
         np.less_equal(self._value_E, self.ruin_equity, out=self._mask_E)
-        np.copyto(self._want_E, 0.0, where=self._mask_E)
-        self._keep_where_untradable()
+        np.copyto(row.target, 0.0, where=self._mask_E)
+        self._keep_where_untradable(row.target)
         self._trade(row, self._fill_E)
         self._charge_borrow(row, row.units)
 
@@ -292,8 +295,8 @@ class Kernel:
         np.less_equal(self._value_E, self.ruin_equity, out=self._mask_E)
         np.equal(self.bar_E, self._last_bar_E, out=self._last_E)
         np.logical_or(self._mask_E, self._last_E, out=self._mask_E)
-        np.copyto(self._want_E, self.target_E, where=self._mask_E)
-        self._keep_where_untradable()
+        np.copyto(row.target, self.target_E, where=self._mask_E)
+        self._keep_where_untradable(row.target)
         self._trade(row, self._mark_E)
 
     def _take_prices(self) -> None:
@@ -301,10 +304,10 @@ class Kernel:
         np.add(self.bar_E, 1, out=self.bar_E)
         np.take(self._prices_2N, self.bar_E, axis=1, out=self._prices_2E, mode="clip")
 
-    def _keep_where_untradable(self) -> None:
+    def _keep_where_untradable(self, want_E: Floats) -> None:
         if not self._all_tradable:
             tradable_E = np.take(self.bars.tradable, self.bar_E, mode="clip")
-            np.copyto(self._want_E, self.target_E, where=~tradable_E)
+            np.copyto(want_E, self.target_E, where=~tradable_E)
 
     def _charge_borrow(self, row: StepRow, units_E: Floats) -> None:
         """M -= B max(-u, 0) C_j."""
@@ -314,57 +317,55 @@ class Kernel:
         np.subtract(self.cash_E, row.borrow, out=self.cash_E)
 
     def _trade(self, row: StepRow, price_E: Floats) -> None:
-        """trade(p, k) for all lanes; `_held_E` is u p and `_value_E` is V = M + u p."""
-        want_E, value_E, crosses_E = self._want_E, self._value_E, self._crosses_E
+        """trade(p, k) for all lanes, with k in `row.target`; `_held_E` is u p and `_value_E` is V = M + u p."""
+        want_E, crosses_E = row.target, self._crosses_E
         closing_E, opening_E = row.quantity
         np.not_equal(want_E, self.target_E, out=self._changes_E)
-        np.multiply(want_E, self.units_E, out=self._a_E)
-        np.less_equal(self._a_E, 0.0, out=crosses_E)
+        np.multiply(want_E, self.units_E, out=self._rate_E)
+        np.less_equal(self._rate_E, 0.0, out=crosses_E)
         np.logical_and(crosses_E, self._changes_E, out=crosses_E)
         self._close(closing_E)
-        self._note_opening(want_E, value_E, crosses_E)
-        self._resize(want_E, value_E)
+        self._note_opening(want_E)
+        self._resize(want_E)
         np.divide(self._leg_E, price_E, out=opening_E)
         np.add(self.units_E, closing_E, out=row.units)
         np.add(row.units, opening_E, out=row.units)
-        np.copyto(row.target, want_E)
 
     def _close(self, closing_E: Floats) -> None:
         """Leg 0, where k u <= 0: sell or cover everything. Afterwards `_held_E` is 0 there and V has paid."""
-        np.multiply(self.units_E, self._crosses_E, out=closing_E)
-        np.negative(closing_E, out=closing_E)
-        np.multiply(self._held_E, self._crosses_E, out=self._leg_E)
-        np.subtract(self._held_E, self._leg_E, out=self._held_E)
-        np.add(self.cash_E, self._leg_E, out=self.cash_E)
-        np.copysign(self._mean_cost_E, closing_E, out=self._a_E)
-        np.add(self._a_E, self._half_spread_E, out=self._a_E)
-        np.multiply(self._leg_E, self._a_E, out=self._paid_E)
-        np.negative(self._paid_E, out=self._paid_E)
-        np.subtract(self.cash_E, self._paid_E, out=self.cash_E)
+        leg_E, rate_E = self._leg_E, self._rate_E
+        np.negative(self._crosses_E, out=rate_E, dtype=np.float64)
+        np.multiply(self.units_E, rate_E, out=closing_E)
+        np.multiply(self._held_E, rate_E, out=leg_E)
+        np.add(self._held_E, leg_E, out=self._held_E)
+        np.subtract(self.cash_E, leg_E, out=self.cash_E)
+        np.copysign(self._mean_cost_E, leg_E, out=rate_E)
+        np.add(rate_E, self._half_spread_E, out=rate_E)
+        np.multiply(leg_E, rate_E, out=self._paid_E)
         np.subtract(self._value_E, self._paid_E, out=self._value_E)
 
-    def _note_opening(self, want_E: Floats, value_E: Floats, crosses_E: Bools) -> None:
+    def _note_opening(self, want_E: Floats) -> None:
         """Where flat lanes open a position: V just before that leg, and the bar of the fill."""
         np.not_equal(want_E, 0.0, out=self._mask_E)
-        np.logical_and(self._mask_E, crosses_E, out=self._mask_E)
-        np.copyto(self.trade_equity_E, value_E, where=self._mask_E)
+        np.logical_and(self._mask_E, self._crosses_E, out=self._mask_E)
+        np.copyto(self.trade_equity_E, self._value_E, where=self._mask_E)
         np.copyto(self.open_bar_E, self.bar_E, where=self._mask_E)
 
-    def _resize(self, want_E: Floats, value_E: Floats) -> None:
+    def _resize(self, want_E: Floats) -> None:
         """Leg 1: x = k V - u p, D = x / (1 + k sign(x) c), sized after its own costs; `_leg_E` becomes D."""
-        leg_E, rate_E = self._leg_E, self._a_E
-        np.multiply(want_E, value_E, out=leg_E)
+        leg_E, rate_E = self._leg_E, self._rate_E
+        np.multiply(want_E, self._value_E, out=leg_E)
         np.subtract(leg_E, self._held_E, out=leg_E)
         np.multiply(leg_E, self._changes_E, out=leg_E)
         np.copysign(self._mean_cost_E, leg_E, out=rate_E)
         np.add(rate_E, self._half_spread_E, out=rate_E)
-        np.multiply(want_E, rate_E, out=self._b_E)
-        np.add(self._b_E, 1.0, out=self._b_E)
-        np.divide(leg_E, self._b_E, out=leg_E)
+        np.multiply(want_E, rate_E, out=self._denominator_E)
+        np.add(self._denominator_E, 1.0, out=self._denominator_E)
+        np.divide(leg_E, self._denominator_E, out=leg_E)
         np.multiply(leg_E, rate_E, out=rate_E)
         np.add(self._paid_E, rate_E, out=self._paid_E)
         np.subtract(self.cash_E, leg_E, out=self.cash_E)
-        np.subtract(self.cash_E, rate_E, out=self.cash_E)
+        np.subtract(self.cash_E, self._paid_E, out=self.cash_E)
 
     def _finish(self, row: StepRow) -> None:
         """Mark at the close of j: equity, cost, log reward, ends."""

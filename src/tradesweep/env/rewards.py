@@ -54,7 +54,7 @@ class LogReturn:
     def reset(self, lanes_E: Bools) -> None:
         """Nothing to forget."""
 
-    def __call__(self, row: StepRow, kernel: Kernel) -> Floats:
+    def __call__(self, row: StepRow, kernel: Kernel) -> Floats:  # noqa: ARG002 - the interface
         """(E,) the log reward of the row."""
         return row.reward
 
@@ -133,7 +133,8 @@ class PenalisedLogReturn:
         fresh_E = np.maximum(drawdown_E - self._drawdown_E, 0.0)
         turnover_E = np.abs(row.quantity).sum(axis=0) * row.price / kernel.equity_before_E
         self._drawdown_E = drawdown_E
-        return row.reward - self._drawdown_penalty * fresh_E - self._turnover_penalty * turnover_E
+        penalty_E = self._drawdown_penalty * fresh_E + self._turnover_penalty * turnover_E
+        return np.asarray(row.reward - penalty_E)
 
     def state_E(self) -> Floats:
         """(E, 1) drawdown."""

@@ -88,5 +88,5 @@ def build_block(steps: int, lanes: int) -> StepBlock:
         name: np.zeros((steps, lanes), dtype) for names, dtype in kinds for name in names
     }
     columns["quantity"] = np.zeros((steps, 2, lanes))
-    rows = [StepRow(**{name: column[k] for name, column in columns.items()}) for k in range(steps)]  # type: ignore[arg-type]
+    rows = [StepRow(**{name: column[k] for name, column in columns.items()}) for k in range(steps)]
     return StepBlock(columns=columns, rows=rows)

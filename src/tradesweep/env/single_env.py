@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 Observation = NDArray[np.float32]
 
 
-class TradingEnv(gym.Env):  # type: ignore[misc]
+class TradingEnv(gym.Env[Observation, Any]):
     """One lane, without autoreset. With seed n its episodes are those of lane 0 of a vector reset with seed n."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
-    def __init__(
-        self, market: Market, config: EnvConfig, *, split: str = "train", tape: Tape | None = None
-    ) -> None:
+    def __init__(self, market: Market, config: EnvConfig, *, split: str = "train", tape: Tape | None = None) -> None:
         self._vector = TradingVectorEnv(market, config, lanes=1, split=split, tape=tape)
         self.observation_space = self._vector.single_observation_space
         self.action_space = self._vector.single_action_space
@@ -51,8 +49,8 @@ class TradingEnv(gym.Env):  # type: ignore[misc]
         rows_ED, info = self._vector.reset(options=options)
         return rows_ED[0], info
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Run one step; the reward is scaled. Raises ResetNeeded after the end of an episode."""
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Run one step; `action` indexes the positions, the reward is scaled. Raises ResetNeeded after the end."""
         if self._vector.kernel.any_done:
             raise ResetNeeded("step needs a reset first: the episode has ended, or none has begun")
         rows_ED, rewards, terminated, truncated, info = self._vector.step(np.array([action], np.int64))

@@ -70,7 +70,7 @@ class Tape:
         self._kernel = kernel
         self._accounts = Accounts(kernel)
         self._block = build_block(self._capacity, kernel.lanes)
-        self._used = 0
+        self._first = self._used = 0
         self._next_id_E: Ints = np.zeros(kernel.lanes, np.int64)
         self._roles = [self._role] * kernel.lanes if isinstance(self._role, str) else list(self._role)
         assert len(self._roles) == kernel.lanes, f"one role per lane: {kernel.lanes} lanes, {len(self._roles)} roles"
@@ -135,11 +135,12 @@ class Tape:
         return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
     def _digest(self) -> None:
-        """Turn the rows written so far into columns, and begin again at row 0."""
-        if self._kernel is None or not self._used:
+        """Turn the rows written so far into columns, and begin again: never at the last row, which is the
+        state that the kernel's next step reads."""
+        if self._kernel is None or self._used == self._first:
             return
-        columns = {name: column[: self._used] for name, column in self._block.columns.items()}
-        self._used = 0
+        columns = {name: column[self._first : self._used] for name, column in self._block.columns.items()}
+        self._first = self._used = 1 if self._used == 1 else 0
         self._pending.append(self._accounts.digest(columns, self._clock_us()))
 
 

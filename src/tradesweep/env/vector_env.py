@@ -18,9 +18,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from tradesweep.env.build import build_kernel, build_observer
 from tradesweep.env.config import EnvConfig
-from tradesweep.env.kernel import Kernel
-from tradesweep.env.observation import ObservationBuilder
 from tradesweep.env.rewards import build_reward
 from tradesweep.env.rows import Bools, Floats, Ints
 from tradesweep.env.tape import Tape
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 Observations = NDArray[np.float32]
 
 
-class TradingVectorEnv(VectorEnv):  # type: ignore[misc]
+class TradingVectorEnv(VectorEnv[Observations, Ints, Any]):
     """E lanes over one split of a market, each running training episodes from random starts.
 
     A lane's generator is used for one draw per reset and for nothing else. What `reset` and `step` return belongs
@@ -54,7 +53,7 @@ class TradingVectorEnv(VectorEnv):  # type: ignore[misc]
         self.config = config
         self.num_envs = lanes
         self.render_mode = None
-        self.kernel = build_kernel(market, config, lanes=lanes)
+        self.kernel = build_kernel(market.bars, config, lanes=lanes)
         self.reward = build_reward(config.reward, config.reward_params)
         self.reward.allocate(self.kernel)
         self.observer = build_observer(market, config, lanes=lanes, reward_state_size=self.reward.state_size)
@@ -130,9 +129,7 @@ class TradingVectorEnv(VectorEnv):  # type: ignore[misc]
         seeds = _spread_seed(seed, self.num_envs)
         self.use_generators([np.random.default_rng(value) for value in seeds], seeds)
 
-    def use_generators(
-        self, generators: Sequence[np.random.Generator], seeds: Sequence[int | None]
-    ) -> None:
+    def use_generators(self, generators: Sequence[np.random.Generator], seeds: Sequence[int | None]) -> None:
         """Draw the starts of lane i from `generators[i]`; the seeds are only noted in what is recorded."""
         self._generators = list(generators)
         self._seeds = list(seeds)
@@ -145,33 +142,6 @@ class TradingVectorEnv(VectorEnv):  # type: ignore[misc]
             self._tape.seeds = self._seeds
         self.kernel.reset(lanes_E, start_E, start_E + self.config.episode_bars + 1)
         self.reward.reset(lanes_E)
-
-
-def build_kernel(market: Market, config: EnvConfig, *, lanes: int) -> Kernel:
-    """The kernel of `lanes` lanes over the market's bars."""
-    return Kernel(
-        market.bars,
-        costs=config.costs,
-        fill=config.fill,
-        lanes=lanes,
-        initial_equity=config.initial_equity,
-        ruin_fraction=config.ruin_fraction,
-        periods_per_year=config.periods_per_year,
-        extra_delay_bars=config.extra_delay_bars,
-    )
-
-
-def build_observer(
-    market: Market, config: EnvConfig, *, lanes: int, reward_state_size: int
-) -> ObservationBuilder:
-    """The observation builder of `lanes` lanes over the market's features."""
-    return ObservationBuilder(
-        market.features_NF,
-        positions=config.positions,
-        window_bars=config.window_bars,
-        lanes=lanes,
-        reward_state_size=reward_state_size,
-    )
 
 
 def _checked_starts(market: Market, config: EnvConfig, split: str) -> Ints:

@@ -5,6 +5,7 @@ Legend: N bars, W window bars.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ def decidable_bars(market: Market, window_bars: int) -> Bools:
     segment = market.bars.segment
     same = np.zeros(len(segment), np.bool_)
     same[window_bars - 1 :] = segment[window_bars - 1 :] == segment[: len(segment) - window_bars + 1]
-    return full & same
+    return np.asarray(full & same)
 
 
 def list_runs(market: Market, split: str, window_bars: int) -> list[tuple[int, int]]:
@@ -35,7 +36,7 @@ def list_runs(market: Market, split: str, window_bars: int) -> list[tuple[int, i
     segment = market.bars.segment[bounds.start : bounds.stop]
     label = np.where(able, segment.astype(np.int64), -1)
     edges = [0, *(np.flatnonzero(np.diff(label)) + 1).tolist(), len(label)]
-    runs = [(lo, hi) for lo, hi in zip(edges, edges[1:], strict=False) if hi - lo >= 2 and label[lo] >= 0]
+    runs = [(lo, hi) for lo, hi in pairwise(edges) if hi - lo >= 2 and label[lo] >= 0]
     return [(bounds.start + lo, bounds.start + hi) for lo, hi in runs]
 
 

@@ -7,6 +7,7 @@ executed is unknown then, so a batch is sent again with the same bytes and the s
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -63,9 +64,11 @@ class RecorderClient(ABC):
         point_hash: str,
     ) -> int:
         """Create a trial and give its trial_id. `params` is everything, `point` what the search chose."""
-        return cast("int", self.control("open_trial", sweep_id, trial_no, params, point, seed, point_hash))
+        texts = {"params_json": json.dumps(dict(params)), "point_json": json.dumps(dict(point))}
+        words = {"seed": seed, "point_hash": point_hash, **texts}
+        return cast("int", self.control("open_trial", sweep_id, trial_no, **words))
 
-    def start_attempt(self, trial_id: int, pid: int, resumed_from_iteration: int | None) -> int:
+    def start_attempt(self, trial_id: int, pid: int, resumed_from_iteration: int | None = None) -> int:
         """Start the next attempt of a trial and give its number."""
         return cast("int", self.control("start_attempt", trial_id, pid, resumed_from_iteration))
 
@@ -80,6 +83,13 @@ class RecorderClient(ABC):
     def mark_outbox(self, ids: Sequence[int]) -> None:
         """Say that these outbox rows reached MLflow."""
         self.control("mark_outbox", list(ids))
+
+    def note_mlflow_run(self, sweep_id: str, trial_id: int | None, run_id: str) -> None:
+        """Note the MLflow run of a sweep, or of one of its trials."""
+        if trial_id is None:
+            self.control("set_sweep_mlflow_run", sweep_id, run_id)
+        else:
+            self.control("set_trial_mlflow_run", trial_id, run_id)
 
     def register_worker(self, token: str) -> int:
         """Announce a worker slot as up, and learn how many are.

@@ -28,6 +28,8 @@ WRITER_METHODS = frozenset(
         "close_trial",
         "mark_checkpoint_deleted",
         "mark_outbox",
+        "set_sweep_mlflow_run",
+        "set_trial_mlflow_run",
     }
 )
 """What a client may ask of the Writer by name."""

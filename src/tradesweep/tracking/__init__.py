@@ -7,6 +7,7 @@ from tradesweep.tracking.backend import (
     prepare_backend,
     shown_uri,
 )
+from tradesweep.tracking.projection import BEST_CHECKPOINT, Projector
 from tradesweep.tracking.registry import (
     CANDIDATE,
     CHAMPION,
@@ -18,12 +19,16 @@ from tradesweep.tracking.registry import (
     register_candidate,
     set_champion,
 )
+from tradesweep.tracking.thread import ProjectorThread
 
 __all__ = [
+    "BEST_CHECKPOINT",
     "CANDIDATE",
     "CHAMPION",
     "Candidate",
     "ModelVersion",
+    "Projector",
+    "ProjectorThread",
     "ensure_experiment",
     "find_alias",
     "find_tracking_uri",

@@ -18,14 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tradesweep.home import Home
-from tradesweep.names import TrialStatus
-from tradesweep.spec import SweepSpec
+from tradesweep.names import Metric, TrialStatus
 from tradesweep.tracking.runs import RunBook, RunKey, flatten
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
+    from tradesweep.spec import SweepSpec
     from tradesweep.store import OutboxRow, Store, SweepRow
+
+Payload = Mapping[str, Any]
+"""What an outbox row says, complete in itself: `store.outbox` lists the keys of each kind."""
 
 BEST_CHECKPOINT = "best_checkpoint"
 """Artifact folder of a trial's run that holds its best checkpoint."""
@@ -34,6 +37,9 @@ TAG_STATUS = "tradesweep.status"
 TAG_ERROR = "tradesweep.error"
 TAG_DATA = "tradesweep.data_sha256"
 TAG_GIT = "tradesweep.git_revision"
+TAG_POINT = "tradesweep.point_hash"
+TAG_BEST = "tradesweep.best"
+TAG_BEST_TRIAL = "tradesweep.best.trial_no"
 TAG_SPEC = "tradesweep.spec"
 
 RUN_STATUS: Mapping[str, str] = {
@@ -128,30 +134,30 @@ class Projector:
             return
         handler(self, row.payload, row.at)
 
-    def _sweep_opened(self, payload: Mapping[str, Any], at_us: int) -> None:
+    def _sweep_opened(self, payload: Payload, at_us: int) -> None:
         sweep = self._store.get_sweep(payload["sweep_id"])
-        spec = SweepSpec.from_json(sweep.spec_json)
-        run = self._sweep_run(sweep, at_us)
+        spec = _spec_of(sweep)
+        run = self._sweep_run(payload, at_us)
         self._runs.set_running(run)
         self._runs.log_params(run, sweep_params(spec))
         self._runs.log_tags(run, _provenance(sweep) | {TAG_SPEC: sweep.spec_json, TAG_STATUS: "RUNNING"})
         self._runs.log_text(run, sweep.spec_json, "spec.json")
         self._runs.log_dataset(run, _dataset(sweep, spec))
 
-    def _trial_opened(self, payload: Mapping[str, Any], at_us: int) -> None:
+    def _trial_opened(self, payload: Payload, at_us: int) -> None:
         sweep = self._store.get_sweep(payload["sweep_id"])
         run = self._trial_run(payload, at_us)
         self._runs.set_running(run)
         self._runs.log_params(run, dict(flatten(payload["params"])) | {"seed": payload["seed"]})
-        self._runs.log_tags(run, _provenance(sweep) | {TAG_STATUS: "RUNNING"})
-        self._runs.log_dataset(run, _dataset(sweep, SweepSpec.from_json(sweep.spec_json)))
+        self._runs.log_tags(run, _provenance(sweep) | {TAG_STATUS: "RUNNING", TAG_POINT: payload["point_hash"]})
+        self._runs.log_dataset(run, _dataset(sweep, _spec_of(sweep)))
 
-    def _iteration(self, payload: Mapping[str, Any], at_us: int) -> None:
+    def _iteration(self, payload: Payload, at_us: int) -> None:
         run = self._trial_run(payload, at_us)
         self._runs.set_running(run)
         self._runs.log_metrics(run, payload["metrics"], at_us=at_us, step=payload["env_steps"])
 
-    def _trial_closed(self, payload: Mapping[str, Any], at_us: int) -> None:
+    def _trial_closed(self, payload: Payload, at_us: int) -> None:
         run = self._trial_run(payload, at_us)
         self._log_best_checkpoint(run, payload)
         if payload["error"]:
@@ -159,39 +165,40 @@ class Projector:
         self._runs.log_tags(run, {TAG_STATUS: payload["status"], TAG_ERROR: payload["error"]})
         self._runs.set_ended(run, RUN_STATUS[payload["status"]], at_us=at_us)
 
-    def _sweep_closed(self, payload: Mapping[str, Any], at_us: int) -> None:
-        run = self._sweep_run(self._store.get_sweep(payload["sweep_id"]), at_us)
+    def _sweep_closed(self, payload: Payload, at_us: int) -> None:
+        run, best = self._sweep_run(payload, at_us), payload["best"]
+        if best is not None:
+            self._runs.log_metrics(run, {Metric.VALIDATION_BEST_SHARPE: best["best_sharpe"]}, at_us=at_us, step=0)
+            self._runs.log_tags(run, {TAG_BEST_TRIAL: str(best["trial_no"])})
         self._runs.log_tags(run, {TAG_STATUS: payload["status"]})
         self._runs.set_ended(run, RUN_STATUS[payload["status"]], at_us=at_us)
 
-    def _nothing(self, payload: Mapping[str, Any], at_us: int) -> None:
+    def _nothing(self, payload: Payload, at_us: int) -> None:
         """Checkpoints reach MLflow when their trial closes, promotions through the registry itself."""
 
-    def _log_best_checkpoint(self, run: str, payload: Mapping[str, Any]) -> None:
-        best = payload["best_checkpoint"]
+    def _log_best_checkpoint(self, run: str, payload: Payload) -> None:
+        best = payload["best"]
         if best is None:
             return
+        tags = {"sharpe": best["sharpe"], "iteration": best["iteration"], "sha256": best["manifest_sha256"]}
+        self._runs.log_tags(run, {f"{TAG_BEST}.{name}": value for name, value in tags.items()})
         folder = self._home.path / best["path"]
-        if not folder.is_dir():
-            logger.warning("best checkpoint %s of trial %s is gone", folder, payload["trial_id"])
-            return
-        self._runs.log_folder(run, folder, BEST_CHECKPOINT)
+        if folder.is_dir():
+            self._runs.log_folder(run, folder, BEST_CHECKPOINT)
+        else:
+            logger.warning("best checkpoint %s of trial %s is gone", folder, payload["trial_no"])
 
-    def _sweep_run(self, sweep: SweepRow, at_us: int) -> str:
-        return self._runs.ensure(
-            RunKey(sweep.experiment, sweep.sweep_id), name=sweep.sweep_id, started_at_us=at_us
-        )
+    def _sweep_run(self, payload: Payload, at_us: int) -> str:
+        key = RunKey(payload["experiment"], payload["sweep_id"])
+        return self._runs.ensure(key, name=payload["sweep_id"], started_at_us=at_us)
 
-    def _trial_run(self, payload: Mapping[str, Any], at_us: int) -> str:
-        sweep = self._store.get_sweep(payload["sweep_id"])
-        return self._runs.ensure(
-            RunKey(sweep.experiment, sweep.sweep_id, payload["trial_id"]),
-            name=f"{sweep.sweep_id}/{payload['trial_no']:04d}",
-            started_at_us=at_us,
-            parent=self._sweep_run(sweep, at_us),
-        )
+    def _trial_run(self, payload: Payload, at_us: int) -> str:
+        key = RunKey(payload["experiment"], payload["sweep_id"], payload["trial_id"])
+        name = f"{payload['sweep_id']}/{payload['trial_no']:04d}"
+        parent = self._sweep_run(payload, at_us)
+        return self._runs.ensure(key, name=name, started_at_us=at_us, parent=parent)
 
-    _HANDLERS: ClassVar[Mapping[str, Callable[[Projector, Mapping[str, Any], int], None]]] = {
+    _HANDLERS: ClassVar[Mapping[str, Callable[[Projector, Payload, int], None]]] = {
         "sweep_opened": _sweep_opened,
         "trial_opened": _trial_opened,
         "iteration": _iteration,
@@ -200,6 +207,12 @@ class Projector:
         "sweep_closed": _sweep_closed,
         "promotion": _nothing,
     }
+
+
+def _spec_of(sweep: SweepRow) -> SweepSpec:
+    from tradesweep.spec import SweepSpec
+
+    return SweepSpec.from_json(sweep.spec_json)
 
 
 def sweep_params(spec: SweepSpec) -> dict[str, Any]:

@@ -5,25 +5,81 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tradesweep.home import Home
+from tradesweep.tracking.backend import shown_uri
+from tradesweep.tracking.projection import Projector
+
+if TYPE_CHECKING:
+    from tradesweep.store import Store
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-
-
-class Projects(Protocol):
-    """What the thread needs of a projector."""
-
-    def project(self) -> int:
-        """Deal with some rows; how many."""
-        ...
 
 
 class ProjectorThread(threading.Thread):
     """Projects the outbox until it is stopped, then what is left of it, up to a deadline.
 
-    Whatever goes wrong stays here: it is logged, kept in `last_error`, and tried again after a pause that doubles
-    up to half a minute. What is not projected in the end stays in the outbox for the next command.
+    Whatever goes wrong stays here: it is logged, kept in `last_error`, and tried again after a pause that
+    doubles up to half a minute. What is not projected in the end stays in the outbox for the next command.
     """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        acknowledge: Callable[[Sequence[int]], None],
+        tracking_uri: str,
+        home: Home,
+        poll_s: float = 1.0,
+    ) -> None:
+        super().__init__(name="mlflow-projector", daemon=True)
+        self._projector = Projector(store, acknowledge=acknowledge, tracking_uri=tracking_uri, home=home)
+        self._store, self._shown_uri, self._poll_s = store, shown_uri(tracking_uri), poll_s
+        self._stop_asked = threading.Event()
+        self._deadline = float("inf")
+        self.last_error: Exception | None = None
+        """What the last pass failed with; None when it succeeded."""
+
+    @property
+    def pending(self) -> int:
+        """Rows that MLflow does not have yet."""
+        return self._store.count_outbox()
+
+    def run(self) -> None:
+        """Pass after pass; the last one begins after `stop` was called."""
+        pause_s = self._poll_s
+        while time.monotonic() < self._deadline:
+            last_pass = self._stop_asked.is_set()
+            if self._pass():
+                pause_s = self._poll_s
+                continue
+            if last_pass:
+                return
+            self._stop_asked.wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if self.last_error else self._poll_s
+
+    def stop(self, deadline_s: float) -> bool:
+        """Project what is left, for up to `deadline_s`, and end; whether everything was projected."""
+        self._deadline = time.monotonic() + deadline_s
+        self._stop_asked.set()
+        self.join(deadline_s)
+        if self.is_alive() or self.last_error is not None:
+            logger.warning("MLflow at %s did not get everything; the next command goes on", self._shown_uri)
+            return False
+        return True
+
+    def _pass(self) -> int:
+        """Project some rows; how many, 0 when there was nothing to do or it failed."""
+        try:
+            dealt_with = self._projector.project()
+        except Exception as error:  # a projection must never end a sweep, whatever mlflow raises
+            if self.last_error is None:
+                logger.warning("MLflow at %s takes nothing, trying again: %s", self._shown_uri, error)
+            self.last_error = error
+            return 0
+        self.last_error = None
+        return dealt_with

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,6 @@ class TrialSession:
     def _restored(self) -> TrialState:
         resume = self.assignment.resume
         assert resume is not None
-        from pathlib import Path
-
         return restore(Path(resume.path), manifest_sha256=resume.manifest_sha256, algorithm=self.algorithm)
 
     def attach_runners(self, runners: list[ActorHandle[Any]]) -> None:
@@ -138,7 +137,7 @@ class TrialSession:
         Raises TrialDiverged for non-finite losses, weights or observations, TradesweepError when no env step was
         made, and whatever the environment or RLlib raised.
         """
-        results = self._train()
+        trained = self._train()
         self.state.iteration += 1
         self.state.elapsed_s = time.monotonic() - self._clock
         started = time.monotonic()
@@ -146,7 +145,7 @@ class TrialSession:
         evaluation = self._evaluate(policy)
         score = self._history.add(evaluation.score)
         status = self._status()
-        metrics = self._metrics(results, evaluation, score, time.monotonic() - started)
+        metrics = self._metrics(trained, evaluation, score, time.monotonic() - started)
         if status != TrialStatus.RUNNING and self.spec.algorithm == "ppo":
             metrics[Metric.VALIDATION_SHARPE_SAMPLED] = self._sampled_sharpe(policy)
         self._publish_and_record(policy, evaluation, score, metrics)
@@ -159,22 +158,23 @@ class TrialSession:
             status=status,
         )
 
-    def _train(self) -> Mapping[str, Any]:
-        """Train until the env steps of the next evaluation are reached; return RLlib's last results."""
+    def _train(self) -> dict[Metric, float | None]:
+        """Train until the env steps of the next evaluation are reached; return the newest value of each metric."""
         budget, count = self.spec.budget.env_steps_per_trial, self.spec.evaluation.count
         boundary = -(-budget * (self.state.iteration + 1) // count)
-        results: Mapping[str, Any] = {}
+        newest: dict[Metric, float | None] = {}
         idle = 0
         while self.state.env_steps < boundary:
             before = self.state.env_steps
             results = self.algorithm.train()
+            check_finite(results)
+            newest |= training_metrics(results, self.env_config.reward_scale)
             self.state.env_steps = self._steps_before + self._lifetime_steps() - self._sampled_before
             self.state.updates = self._made_before + count_updates(self.algorithm) - self._updates_before
             idle = idle + 1 if self.state.env_steps == before else 0
             if idle == IDLE_STEPS:
                 raise TradesweepError(f"trial: {IDLE_STEPS} training steps in a row made no env step; see its log")
-        check_finite(results)
-        return results
+        return newest
 
     def _lifetime_steps(self) -> int:
         return int(self.algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
@@ -332,10 +332,10 @@ class TrialSession:
         }
 
     def _metrics(
-        self, results: Mapping[str, Any], evaluation: Evaluation, score: float, evaluation_s: float
+        self, trained: Mapping[Metric, float | None], evaluation: Evaluation, score: float, evaluation_s: float
     ) -> dict[Metric, float | None]:
         return {
-            **training_metrics(results, self.env_config.reward_scale),
+            **trained,
             Metric.TRAIN_ENV_STEPS: self.state.env_steps,
             Metric.TRAIN_UPDATES: self.state.updates,
             Metric.VALIDATION_SHARPE: evaluation.sharpe,

@@ -1,0 +1,48 @@
+"""From YAML to one frozen SweepSpec; the search space, independent of Ray."""
+
+from tradesweep.spec.distributions import Choice, Distribution, Grid, LogUniform, QUniform, RandInt, Uniform
+from tradesweep.spec.keys import Key, keys_of
+from tradesweep.spec.load import check_name, list_experiments, load_spec
+from tradesweep.spec.models import (
+    BudgetSpec,
+    ConfirmSpec,
+    EnvSpec,
+    EvaluationSpec,
+    FeatureSpec,
+    MarketSpec,
+    PromotionSpec,
+    PrunerSpec,
+    RecordingSpec,
+    ResourcesSpec,
+    SearcherSpec,
+    SplitsSpec,
+    SweepSpec,
+)
+
+__all__ = [
+    "BudgetSpec",
+    "Choice",
+    "ConfirmSpec",
+    "Distribution",
+    "EnvSpec",
+    "EvaluationSpec",
+    "FeatureSpec",
+    "Grid",
+    "Key",
+    "LogUniform",
+    "MarketSpec",
+    "PromotionSpec",
+    "PrunerSpec",
+    "QUniform",
+    "RandInt",
+    "RecordingSpec",
+    "ResourcesSpec",
+    "SearcherSpec",
+    "SplitsSpec",
+    "SweepSpec",
+    "Uniform",
+    "check_name",
+    "keys_of",
+    "list_experiments",
+    "load_spec",
+]

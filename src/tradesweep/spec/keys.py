@@ -1,0 +1,182 @@
+"""Which training keys a sweep file may set, and what values they take.
+
+RLlib accepts any key silently, so a misspelt one would be swept without effect. `rllib_keys.json` is the committed
+allowlist of RLlib's own keys; a test compares it with the real configs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+ALGORITHMS = ("dqn", "ppo")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """One training key."""
+
+    type: str
+    """float, int, bool, text, hiddens or schedule."""
+    default: Any = None
+    least: float | None = None
+    """Smallest value allowed."""
+    above: float | None = None
+    """Every value must be above this."""
+    most: float | None = None
+    """Largest value allowed."""
+    options: tuple[str, ...] | None = None
+    nullable: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """The rule that `value` breaks, or None."""
+        if value is None and self.nullable:
+            return None
+        if not TYPES[self.type](value):
+            return f"must be {WORDS[self.type]}"
+        if self.options is not None and value not in self.options:
+            return f"must be one of {', '.join(self.options)}"
+        return self._out_of_bounds(value) if self.type in ("float", "int") else None
+
+    def _out_of_bounds(self, value: float) -> str | None:
+        if self.least is not None and value < self.least:
+            return f"must be >= {self.least:g}"
+        if self.above is not None and value <= self.above:
+            return f"must be > {self.above:g}"
+        if self.most is not None and value > self.most:
+            return f"must be <= {self.most:g}"
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_schedule(value: Any) -> bool:
+    """A number, or [[step, value], ...] from step 0 on, as RLlib's schedulers want it."""
+    if _is_number(value):
+        return True
+    if not isinstance(value, list) or not value:
+        return False
+    pairs = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value)
+    return pairs and value[0][0] == 0 and all(a[0] < b[0] for a, b in pairwise(value))
+
+
+def _is_hiddens(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(_is_int(width) and 0 < width <= 8192 for width in value)
+    )
+
+
+TYPES = {
+    "float": _is_number,
+    "int": _is_int,
+    "bool": lambda value: isinstance(value, bool),
+    "text": lambda value: isinstance(value, str),
+    "hiddens": _is_hiddens,
+    "schedule": _is_schedule,
+}
+WORDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "text": "a word",
+    "hiddens": "a list of layer widths, as [64, 64]",
+    "schedule": "a number or a list of [step, value] pairs from step 0 on",
+}
+
+MODEL_KEYS = {
+    "model.hiddens": Key(type="hiddens", default=[64, 64]),
+    "model.activation": Key(type="text", default="tanh", options=("relu", "tanh")),
+}
+DQN_KEYS = {
+    "updates_per_env_step": Key(type="float", default=0.25, above=0, most=64),
+    "replay_buffer_config.type": Key(type="text", default="uniform", options=("uniform", "prioritized")),
+    "replay_buffer_config.capacity": Key(type="int", default=50_000, least=1),
+    "replay_buffer_config.alpha": Key(type="float", default=0.6, least=0),
+    "replay_buffer_config.beta": Key(type="float", default=0.4, least=0),
+}
+
+OWNED = {
+    "num_env_runners": "resources.env_runners",
+    "num_workers": "resources.env_runners",
+    "num_rollout_workers": "resources.env_runners",
+    "num_envs_per_env_runner": "resources.lanes",
+    "num_cpus_per_env_runner": "resources.cpus_per_trial",
+    "num_gpus": "resources.gpus_per_trial",
+    "num_gpus_per_learner": "resources.gpus_per_trial",
+    "num_learners": "resources",
+    "training_intensity": "updates_per_env_step",
+    "replay_buffer_config": "replay_buffer_config.capacity, .type, .alpha or .beta",
+    "model": "model.hiddens or model.activation",
+    "model_config": "model.hiddens or model.activation",
+    "fcnet_hiddens": "model.hiddens",
+    "fcnet_activation": "model.activation",
+    "rollout_fragment_length": "nothing: it follows from the batch and the lanes",
+    "seed": "seed of the experiment",
+    "env": "env of the experiment",
+    "env_config": "env of the experiment",
+    "evaluation_interval": "evaluation.count",
+    "evaluation_duration": "evaluation",
+    "train_batch_size": "train_batch_size_per_learner",
+    "sgd_minibatch_size": "minibatch_size",
+    "num_sgd_iter": "num_epochs",
+    "lambda": "lambda_",
+    "lr_schedule": "lr",
+    "stop": "budget",
+}
+"""Keys that belong elsewhere, and where."""
+
+NEVER_TUNED = frozenset(
+    {
+        "market", "features", "splits", "env", "evaluation", "budget", "searcher", "pruner",
+        "fee_bps", "slippage_bps", "borrow_bps_per_year", "fees", "commission", "costs",
+        "reward", "reward_scale", "reward_params", "positions", "fill", "initial_equity", "ruin_fraction",
+        "episode_bars", "window_bars", "train", "validation", "test", "min_trades",
+    }
+)  # fmt: skip
+"""Costs, limits, splits, data and objective: a search that may choose them chooses the easiest question."""
+
+
+@cache
+def keys_of(algorithm: str) -> Mapping[str, Key]:
+    """Every key a sweep file of `algorithm` may hold."""
+    committed = json.loads(files("tradesweep.spec").joinpath("rllib_keys.json").read_text(encoding="utf-8"))
+    own = DQN_KEYS if algorithm == "dqn" else {}
+    rllib = {
+        name: Key(**{**fields, "options": tuple(fields["options"]) if "options" in fields else None})
+        for name, fields in committed[algorithm].items()
+    }
+    return {**rllib, **MODEL_KEYS, **own}
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`did you mean lr?`, or the list of what is known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
+
+
+def place_of(algorithm: str, name: str, *, searched: bool) -> tuple[str, str]:
+    """Why `name` is refused, and what to do: (rule, remedy)."""
+    if name.split(".")[0] in NEVER_TUNED:
+        where = "search" if searched else "fixed"
+        return (
+            f"must not stand under {where}: costs, splits, data and objective are never tuned",
+            "set it in experiments.yaml",
+        )
+    if name in OWNED:
+        return "is not a key of the algorithm here", f"it is {OWNED[name]}"
+    return f"must be a training key of {algorithm}", suggest(name, keys_of(algorithm))

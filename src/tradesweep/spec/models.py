@@ -1,0 +1,287 @@
+"""SweepSpec: one experiment, frozen and validated. A docstring under each field says what a person decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from tradesweep.errors import SpecError
+from tradesweep.spec.distributions import Distribution, normalise
+from tradesweep.spec.yaml_loader import Place
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+Auto = Literal["auto"]
+Tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Number = Annotated[float, BeforeValidator(lambda value: float(value) if type(value) is int else value)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MarketSpec(_Part):
+    """What is traded, and by which rules its bars are read."""
+
+    source: Literal["csv", "parquet", "sample", "synthetic"]
+    """Where bars come from."""
+    name: str | None = None
+    """Of a sample (sp500, nasdaq) or of a synthetic market."""
+    path: str | None = None
+    """Of a csv or parquet file, relative to the spec's folder."""
+    params: dict[str, Any] = {}
+    """Of a synthetic market: bars, seed, rho, q, sigma, ..."""
+    instrument: str | None = None
+    """Name of what is traded; default: the market's name, or the file's."""
+    periods_per_year: Annotated[Number, Field(gt=0)]
+    """Bars a year: 252 for daily sessions."""
+    timezone: str | None = None
+    """Of stamps without one."""
+    bar_label: Literal["start", "end"] | None = None
+    """Which end of a bar its stamp names; required below daily."""
+    calendar: Literal["sessions", "24x7", "24x5"] = "sessions"
+    max_gap: str | None = None
+    """Longest time between two bars, as `7d` or `90min`."""
+    gaps: Literal["refuse", "allow", "split"] = "refuse"
+    """What a longer gap means: an error, nothing, or a border that no episode, window or fill crosses."""
+    adjustment: Literal["none", "split", "total"] = "none"
+    allow_jumps: bool = False
+    """Accept one-bar moves that look like an unadjusted split."""
+    columns: dict[str, str] | None = None
+    """Theirs to ours: `{Last: close}`."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        needs = "path" if self.source in ("csv", "parquet") else "name"
+        if getattr(self, needs) is None:
+            raise ValueError(f"{needs} must be given for source {self.source}, was missing")
+        return self
+
+
+class FeatureSpec(_Part):
+    """One feature and its parameters."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class SplitsSpec(_Part):
+    """What is learned on, chosen on, and read once: (first, last) dates, both included, or numbers of bars."""
+
+    train: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
+    validation: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
+    test: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
+    embargo_bars: Annotated[int, Field(ge=0)] = 0
+    """Bars without decisions between splits."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        ranges = [self.train, self.validation, self.test]
+        if len({type(value) for value in ranges}) > 1:
+            raise ValueError("train, validation and test must be all dates or all bar counts, were mixed")
+        stamps = [stamp for value in ranges if isinstance(value, tuple) for stamp in value]
+        if stamps != sorted(stamps) or len(set(stamps[1:-1])) < len(stamps[1:-1]):
+            raise ValueError(f"must be train before validation before test without overlap, was {' .. '.join(stamps)}")
+        return self
+
+    def ranges(self) -> dict[str, tuple[str, str] | int]:
+        """The three ranges by name, in order."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+class EnvSpec(_Part):
+    """The trading environment."""
+
+    fill: Literal["next_open", "next_close"]
+    """Where an order fills."""
+    positions: Annotated[tuple[Number, ...], Tuple] = (-1.0, 0.0, 1.0)
+    """Target exposures, one an action."""
+    window_bars: Annotated[int, Field(ge=1)] = 1
+    episode_bars: Annotated[int, Field(ge=2)] = 252
+    fee_bps: Annotated[Number, Field(ge=0, lt=10_000)] = 1.0
+    slippage_bps: Annotated[Number, Field(ge=0, lt=10_000)] = 1.0
+    borrow_bps_per_year: Annotated[Number, Field(ge=0)] = 50.0
+    initial_equity: Annotated[Number, Field(gt=0)] = 10_000.0
+    ruin_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.2
+    extra_delay_bars: Annotated[int, Field(ge=0)] = 0
+    reward: str = "log_return"
+    reward_params: dict[str, Number] = {}
+    reward_scale: Annotated[Number, Field(gt=0)] | Auto = "auto"
+
+    @model_validator(mode="after")
+    def _positions(self) -> Self:
+        if len(self.positions) < 2 or len(set(self.positions)) < len(self.positions):
+            raise ValueError(f"positions must be at least two different targets, was {list(self.positions)}")
+        if any(abs(position) > 1 for position in self.positions):
+            raise ValueError(f"positions must lie within -1 and 1, was {list(self.positions)}")
+        return self
+
+
+class EvaluationSpec(_Part):
+    """How often and how a trial is judged."""
+
+    count: Annotated[int, Field(ge=8)] = 10
+    """Evaluations a trial."""
+    min_trades: Annotated[int, Field(ge=0)] = 20
+    """Fewer closed trades: never the best."""
+    patience: Annotated[int, Field(ge=1)] | None = 6
+    """Evaluations without a better score before a trial stops."""
+    score_window: Annotated[int, Field(ge=1)] = 3
+    """Evaluations averaged into the score."""
+
+
+class BudgetSpec(_Part):
+    """What a sweep may spend."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)]
+    env_steps_per_trial: Annotated[int, Field(ge=8)]
+    wall_time_s: Annotated[Number, Field(gt=0)] | None = None
+
+
+class SearcherSpec(_Part):
+    """Who draws the points."""
+
+    kind: Literal["tpe", "random", "grid"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=1)] = 5
+    """Random points before TPE begins to model."""
+    points: Annotated[tuple[dict[str, Any], ...], Tuple] = ()
+    """Points to try first."""
+
+
+class PrunerSpec(_Part):
+    """Who stops trials that fall behind."""
+
+    kind: Literal["none", "successive_halving"] = "none"
+    min_evaluations: Annotated[int, Field(ge=1)] = 2
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+
+
+class ConfirmSpec(_Part):
+    """Retraining of the leaders on fresh seeds."""
+
+    top: Annotated[int, Field(ge=1)]
+    seeds: Annotated[int, Field(ge=1)]
+
+
+class RecordingSpec(_Part):
+    """What the database keeps. Evaluation steps and episode totals are always kept."""
+
+    steps: Literal["all", "evaluation"] = "all"
+    max_gb: Annotated[Number, Field(gt=0)] = 20.0
+    db_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+    """How long the database may be away before a trial fails."""
+
+
+class ResourcesSpec(_Part):
+    """How a machine is divided; `auto` is resolved once and stored."""
+
+    concurrent_trials: Annotated[int, Field(ge=1)] | Auto = "auto"
+    env_runners: Annotated[int, Field(ge=0, le=256)] | Auto = "auto"
+    lanes: Annotated[int, Field(ge=1, le=65_536)] | Auto = "auto"
+    cpus_per_trial: Annotated[Number, Field(gt=0)] | Auto = "auto"
+    gpus_per_trial: Annotated[Number, Field(ge=0)] = 0.0
+
+
+class PromotionSpec(_Part):
+    """Where the winner goes."""
+
+    model: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    """Registered model; default: the experiment's name."""
+
+
+def _distribution(written: Any) -> Any:
+    return written if isinstance(written, BaseModel) or "kind" in (written or {}) else normalise(written)
+
+
+class SweepSpec(_Part):
+    """One experiment with its sweep file: everything a sweep is."""
+
+    format_version: Literal[1] = 1
+    experiment: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: str = ""
+    sweep: Annotated[str, Field(pattern=NAME_PATTERN)]
+    plugins: Annotated[tuple[str, ...], Tuple] = ()
+    algorithm: Literal["dqn", "ppo"]
+    fixed: dict[str, Any] = {}
+    search: dict[str, Annotated[Distribution, BeforeValidator(_distribution)]] = {}
+    market: MarketSpec
+    features: Annotated[tuple[FeatureSpec, ...], Tuple, Field(min_length=1)]
+    splits: SplitsSpec
+    env: EnvSpec
+    evaluation: EvaluationSpec = EvaluationSpec()
+    budget: BudgetSpec
+    searcher: SearcherSpec = SearcherSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    confirm: ConfirmSpec | None = None
+    recording: RecordingSpec = RecordingSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    promotion: PromotionSpec = PromotionSpec()
+
+    _places: dict[str, Place] = PrivateAttr(default_factory=dict)
+
+    def error_at(self, path: str, rule: str, value: object, remedy: str = "") -> SpecError:
+        """A SpecError that says where `path` was written, the rule, the value and what to do."""
+        return SpecError(message_at(self._places, path, rule, value, remedy))
+
+    def to_json(self) -> str:
+        """Lossless text, with the places; the same text for the same spec."""
+        places = {path: [place.source, place.line] for path, place in self._places.items()}
+        return json.dumps({"spec": self.model_dump(mode="json"), "places": places}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Back from `to_json`."""
+        stored = json.loads(text)
+        spec = cls.model_validate_json(json.dumps(stored["spec"]))
+        spec._places.update({path: Place(*place) for path, place in stored["places"].items()})
+        return spec
+
+    def identity(self, *, data_sha256: str, lanes: int, env_runners: int) -> str:
+        """sha256 over everything that decides the numbers; what only decides how long or how wide is left out."""
+        spec = self.model_dump(mode="json")
+        parts = {name: spec[name] for name in IDENTITY_FIELDS}
+        parts["market"] = {key: value for key, value in spec["market"].items() if key != "path"}
+        parts |= {
+            "env_steps_per_trial": self.budget.env_steps_per_trial,
+            "data_sha256": data_sha256,
+            "lanes": lanes,
+            "env_runners": env_runners,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def sweep_id(self, *, data_sha256: str, lanes: int, env_runners: int) -> str:
+        """`<experiment>-<first 8 of the identity>`."""
+        identity = self.identity(data_sha256=data_sha256, lanes=lanes, env_runners=env_runners)
+        return f"{self.experiment}-{identity[:8]}"
+
+
+IDENTITY_FIELDS = (
+    "format_version",
+    "algorithm",
+    "fixed",
+    "search",
+    "features",
+    "splits",
+    "env",
+    "evaluation",
+    "searcher",
+    "pruner",
+    "seeds",
+    "seed",
+)
+
+
+def message_at(places: dict[str, Place], path: str, rule: str, value: object, remedy: str = "") -> str:
+    """`file:line path rule, was value; remedy`, with the place of the nearest ancestor that was written."""
+    ancestor = path
+    while ancestor and ancestor not in places:
+        ancestor = ancestor.rpartition(".")[0]
+    place = places.get(ancestor)
+    shown = value if isinstance(value, str) else repr(value)
+    text = f"{path} {rule}, was {shown[:120]}" + (f"; {remedy}" if remedy else "")
+    return f"{place} {text}" if place else text

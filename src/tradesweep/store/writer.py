@@ -1,0 +1,209 @@
+"""The one writer of a database. Every method is one transaction and may be called from any thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import insert, update
+from sqlalchemy.engine import Connection
+
+from tradesweep.errors import StoreError
+from tradesweep.names import Answer, Grant, ProducerKey, SweepStatus, TrialStatus
+from tradesweep.store import batches, lifecycle
+from tradesweep.store.engine import (
+    check_database,
+    check_writable,
+    create_database,
+    database_path,
+    store_errors,
+    write_engine,
+)
+from tradesweep.store.inputs import DecodedBatch, NewPromotion, NewSweep, NewTestReading
+from tradesweep.store.lock import FileLock
+from tradesweep.store.models import Checkpoint, HoldoutReading, OutboxEntry, OutboxKind, Promotion, Sweep, Trial
+from tradesweep.store.outbox import announce_trial
+
+
+def now_us() -> int:
+    """Wall clock, microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+class Writer:
+    """Opens the database, creating it where there is none, and holds its lock until `close`.
+
+    Raises StoreLocked, naming the holder, while another process holds the lock; SchemaMismatch for a foreign file
+    or another schema; StoreError when the file or its folder cannot be used. Nothing is created then.
+    """
+
+    def __init__(self, url_or_path: str | os.PathLike[str], *, clock_us: Callable[[], int] = now_us) -> None:
+        self.path = database_path(url_or_path)
+        self._clock_us = clock_us
+        self._mutex = threading.Lock()
+        check_writable(self.path)
+        if self.path.exists():
+            check_database(self.path)
+        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            create_database(self.path)
+        check_database(self.path)
+        self._engine = write_engine(self.path)
+        self._closed = False
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and give the lock back; a second call does nothing."""
+        with self._mutex:
+            self._closed = True
+            self._engine.dispose()
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._mutex:
+            if self._closed:
+                raise StoreError(f"{self.path}: this Writer was closed; open another one")
+            with store_errors(self.path), self._engine.begin() as db:
+                yield db
+
+    # --- producers --------------------------------------------------------------------------------------------
+
+    def hello(self, key: ProducerKey, *, pid: int, host: str) -> Grant:
+        """Begin an incarnation of a producer. The one before is fenced and its open episodes are closed."""
+        with self._transaction() as db:
+            return batches.grant_producer(db, key, pid=pid, host=host, at=self._clock_us())
+
+    def apply(self, batch: DecodedBatch) -> Answer:
+        """Write a batch once; the answer is given after the commit.
+
+        OK: written. DUP: it was written before. GAP: the one before it never came. FENCED: the producer has a newer
+        incarnation, or its trial has ended. Raises StoreError when the database refuses the rows; nothing of the
+        batch is written then.
+        """
+        with self._transaction() as db:
+            return batches.apply_batch(db, batch, at=self._clock_us())
+
+    # --- sweeps and trials ------------------------------------------------------------------------------------
+
+    def open_sweep(self, sweep: NewSweep) -> None:
+        """Create the sweep, or go on with it; trials that a lost driver left running are interrupted.
+
+        Raises StoreError when the sweep exists with another identity.
+        """
+        with self._transaction() as db:
+            lifecycle.open_sweep(db, sweep, at=self._clock_us())
+
+    def close_sweep(self, sweep_id: str, status: SweepStatus) -> None:
+        """Say how the sweep ended; trials that still run are interrupted."""
+        with self._transaction() as db:
+            lifecycle.close_sweep(db, sweep_id, SweepStatus(status), at=self._clock_us())
+
+    def open_trial(
+        self,
+        sweep_id: str,
+        trial_no: int,
+        params_json: str,
+        seed: int,
+        point_hash: str,
+        point_json: str | None = None,
+    ) -> int:
+        """Create a trial and give its trial_id. `params_json` is all hyperparameters, `point_json` the sampled ones.
+
+        Without `point_json` all of them count as sampled.
+        """
+        with self._transaction() as db:
+            return lifecycle.open_trial(
+                db,
+                sweep_id,
+                trial_no,
+                params_json=params_json,
+                point_json=point_json or params_json,
+                seed=seed,
+                point_hash=point_hash,
+                at=self._clock_us(),
+            )
+
+    def start_attempt(self, trial_id: int, pid: int, resumed_from_iteration: int | None = None) -> int:
+        """Begin the trial's next attempt and give its number. What ran past the checkpoint is superseded.
+
+        Raises StoreError when the trial has ended well, or has no checkpoint of that iteration.
+        """
+        with self._transaction() as db:
+            return lifecycle.start_attempt(db, trial_id, pid, resumed_from_iteration, at=self._clock_us())
+
+    def close_trial(self, trial_id: int, status: TrialStatus, error: str | None = None) -> None:
+        """End the trial with its attempt, producers and episodes; open trades are marked at the last price."""
+        with self._transaction() as db:
+            lifecycle.close_trial(db, trial_id, TrialStatus(status), error, at=self._clock_us())
+
+    def mark_checkpoint_deleted(self, trial_id: int, iteration: int) -> None:
+        """Retention removed the files of a checkpoint."""
+        table = Checkpoint.table()
+        where = (table.c.trial_id == trial_id) & (table.c.iteration == iteration) & table.c.deleted_at.is_(None)
+        with self._transaction() as db:
+            db.execute(update(table).where(where).values(deleted_at=self._clock_us()))
+
+    # --- MLflow -----------------------------------------------------------------------------------------------
+
+    def mark_outbox(self, ids: Sequence[int]) -> None:
+        """These outbox rows have been delivered."""
+        table = OutboxEntry.table()
+        where = table.c.id.in_(ids) & table.c.delivered_at.is_(None)
+        with self._transaction() as db:
+            db.execute(update(table).where(where).values(delivered_at=self._clock_us()))
+
+    def set_sweep_mlflow_run(self, sweep_id: str, run_id: str) -> None:
+        """Note the sweep's run."""
+        table = Sweep.table()
+        with self._transaction() as db:
+            db.execute(update(table).where(table.c.sweep_id == sweep_id).values(mlflow_run_id=run_id))
+
+    def set_trial_mlflow_run(self, trial_id: int, run_id: str) -> None:
+        """Note the trial's run."""
+        table = Trial.table()
+        with self._transaction() as db:
+            db.execute(update(table).where(table.c.trial_id == trial_id).values(mlflow_run_id=run_id))
+
+    # --- promotion --------------------------------------------------------------------------------------------
+
+    def record_promotion(self, promotion: NewPromotion) -> int:
+        """Write down that an alias was moved, or that the gate refused; the row's number."""
+        values = asdict(promotion)
+        details = values.pop("details")
+        with self._transaction() as db:
+            at = self._clock_us()
+            row = values | {"at": at, "details_json": json.dumps(details)}
+            number = _insert(db, Promotion, row)
+            payload = values | {"promotion_id": number, "details": details}
+            announce_trial(db, OutboxKind.PROMOTION, promotion.trial_id, payload, at=at)
+            return number
+
+    def record_test_reading(self, reading: NewTestReading) -> int:
+        """Write down that a test split was read; the row's number."""
+        with self._transaction() as db:
+            return _insert(db, HoldoutReading, asdict(reading) | {"at": self._clock_us()})
+
+
+def _insert(db: Connection, model: type[Promotion | HoldoutReading], values: dict[str, Any]) -> int:
+    key = db.execute(insert(model.table()).values(values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])

@@ -1,0 +1,117 @@
+"""From spec to runtime: a market, an environment, and errors that name file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tradesweep.env import TradingVectorEnv, check_causal, compile_env, compile_market
+from tradesweep.errors import SpecError
+from tradesweep.spec import SweepSpec, load_spec
+
+EXPERIMENTS = """\
+version: 1
+experiments:
+  tiny:
+    sweep: tiny
+    market:
+      source: synthetic
+      name: planted
+      params: {rho: 0.3, q: 0.1, seed: 1}
+      periods_per_year: 252
+    features:
+      - csv_columns: {names: [signal]}
+      - log_returns: {lags: [1, 5]}
+    splits: {train: 400, validation: 200, test: 200}
+    env: {fill: next_open, window_bars: 3, episode_bars: 50, fee_bps: 5}
+    budget: {trials: 1, env_steps_per_trial: 1000}
+"""
+SWEEP = """\
+algorithm: ppo
+search:
+  lr: {loguniform: [1e-4, 1e-2]}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    """Load the tiny experiment with `--set` overrides."""
+
+    def load_with(*overrides: str) -> SweepSpec:
+        (tmp_path / "sweeps").mkdir(exist_ok=True)
+        (tmp_path / "sweeps" / "tiny.yaml").write_text(SWEEP)
+        (tmp_path / "experiments.yaml").write_text(EXPERIMENTS)
+        return load_spec("tiny", root=tmp_path, overrides=overrides)
+
+    return load_with
+
+
+def test_a_spec_becomes_a_market(load):
+    market = compile_market(load())
+    assert market.feature_names == ("signal", "log_return_1", "log_return_5")
+    assert [len(market.splits[name]) for name in ("train", "validation", "test")] == [400, 200, 200]
+    assert (market.instrument, market.source) == ("planted", "synthetic planted")
+    assert market.sha256 == compile_market(load()).sha256
+
+
+def test_a_csv_column_that_a_feature_names_is_read_from_the_file(load, tmp_path):
+    days = np.arange("2000-01-03", "2003-02-01", dtype="datetime64[D]")
+    days = days[np.is_busday(days)]
+    close = 100 * np.exp(np.cumsum(np.random.default_rng(0).standard_normal(len(days)) * 0.01))
+    lines = [f"{day},{c},{c * 1.01},{c * 0.98},{c * 0.999},100,{i % 7}" for i, (day, c) in enumerate(zip(days, close))]
+    (tmp_path / "bars.csv").write_text("\n".join(["date,open,high,low,close,volume,mood", *lines]))
+    market = compile_market(
+        load(
+            "market={source: csv, path: bars.csv, periods_per_year: 252, timezone: UTC, bar_label: end}",
+            "features=[csv_columns: {names: [mood]}]",
+        )
+    )
+    assert market.feature_names == ("mood",)
+    assert market.instrument == "bars"
+
+
+def test_a_spec_becomes_environment_settings(load):
+    spec = load()
+    market = compile_market(spec)
+    config = compile_env(spec, market)
+    assert (config.fill, config.window_bars, config.episode_bars, config.costs.fee_bps) == ("next_open", 3, 50, 5.0)
+    assert config.positions == (-1.0, 0.0, 1.0)
+    assert config.reward_scale == market.reward_scale_auto
+    assert config.reward_scale == pytest.approx(100, rel=0.2)  # sigma is 0.01
+    assert compile_env(load("env.reward_scale=3"), market).reward_scale == 3.0
+    env = TradingVectorEnv(market, config, lanes=2)
+    assert env.reset(seed=0)[0].shape == (2, 3 * 3 + 6)
+
+
+def test_the_features_of_a_spec_pass_the_look_ahead_proof(load):
+    spec = load("splits={train: 80, validation: 40, test: 40}")
+    assert check_causal(spec).problems == ()
+    assert check_causal(spec, compile_market(spec)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("features=[rsii]", r"features\.0 must be one of .*rsi.*, was rsii"),
+        ("features=[csv_columns]", r"features\.0 must say names"),
+        ("env.reward=profit", r"env\.reward must be one of log_return, .*, was profit"),
+        ("env.reward_params={eta: 0.1}", r"env\.reward_params must suit log_return, was .*eta"),
+        ("env.episode_bars=500", r"env\.episode_bars must be at most 392, .* was 500"),
+        ("splits.validation=2", r"splits\.validation must hold two bars"),
+    ],
+)
+def test_what_only_the_runtime_knows_is_refused_with_its_place(load, override, message):
+    spec = load(override, "env.window_bars=3")
+    if "splits" in override:
+        spec = load(override, "market.params={rho: 0.3, q: 0.1, seed: 1}", "env.window_bars=1")
+        market = compile_market(spec)
+        market.features_NF.flags.writeable = True
+        market.features_NF[401] = np.nan
+        with pytest.raises(SpecError, match=message):
+            compile_env(spec, market)
+        return
+    with pytest.raises(SpecError, match=message) as caught:
+        compile_env(spec, compile_market(spec))
+    assert "--set" in str(caught.value) or "experiments.yaml" in str(caught.value)
