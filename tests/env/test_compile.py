@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,10 @@ def test_a_csv_column_that_a_feature_names_is_read_from_the_file(load, tmp_path)
     days = np.arange("2000-01-03", "2003-02-01", dtype="datetime64[D]")
     days = days[np.is_busday(days)]
     close = 100 * np.exp(np.cumsum(np.random.default_rng(0).standard_normal(len(days)) * 0.01))
-    lines = [f"{day},{c},{c * 1.01},{c * 0.98},{c * 0.999},100,{i % 7}" for i, (day, c) in enumerate(zip(days, close))]
+    lines = [
+        f"{day},{c},{c * 1.01},{c * 0.98},{c * 0.999},100,{i % 7}"
+        for i, (day, c) in enumerate(zip(days, close, strict=True))
+    ]
     (tmp_path / "bars.csv").write_text("\n".join(["date,open,high,low,close,volume,mood", *lines]))
     market = compile_market(
         load(
@@ -99,19 +103,21 @@ def test_the_features_of_a_spec_pass_the_look_ahead_proof(load):
         ("env.reward=profit", r"env\.reward must be one of log_return, .*, was profit"),
         ("env.reward_params={eta: 0.1}", r"env\.reward_params must suit log_return, was .*eta"),
         ("env.episode_bars=500", r"env\.episode_bars must be at most 392, .* was 500"),
-        ("splits.validation=2", r"splits\.validation must hold two bars"),
     ],
 )
 def test_what_only_the_runtime_knows_is_refused_with_its_place(load, override, message):
-    spec = load(override, "env.window_bars=3")
-    if "splits" in override:
-        spec = load(override, "market.params={rho: 0.3, q: 0.1, seed: 1}", "env.window_bars=1")
-        market = compile_market(spec)
-        market.features_NF.flags.writeable = True
-        market.features_NF[401] = np.nan
-        with pytest.raises(SpecError, match=message):
-            compile_env(spec, market)
-        return
+    spec = load(override)
     with pytest.raises(SpecError, match=message) as caught:
         compile_env(spec, compile_market(spec))
     assert "--set" in str(caught.value) or "experiments.yaml" in str(caught.value)
+
+
+def test_a_split_without_a_full_window_is_refused_with_its_place(load):
+    spec = load("splits.validation=2")
+    market = compile_market(spec)
+    features = market.features_NF.copy()
+    features[401] = np.nan
+    with pytest.raises(
+        SpecError, match=r"--set splits.validation=2 splits\.validation must hold two bars .* was bars 400 to 401"
+    ):
+        compile_env(spec, replace(market, features_NF=features))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tradesweep.env import list_runs, list_starts
@@ -35,5 +37,4 @@ def test_bars_without_features_at_the_head_of_a_segment_are_left_out(box):
     market = box.market(box.random_bars(0, gaps=[30]))
     features = market.features_NF.copy()
     features[30:35] = np.nan
-    object.__setattr__(market, "features_NF", features)
-    assert list_runs(market, "train", 2) == [(1, 30), (36, 60)]
+    assert list_runs(replace(market, features_NF=features), "train", 2) == [(1, 30), (36, 60)]

@@ -65,6 +65,7 @@ class ColumnarDQNConfig(DQNConfig):  # type: ignore[misc]
 
     @override(DQNConfig)
     def get_default_learner_class(self) -> type[Learner]:
+        """The learner that takes columns."""
         return ColumnarDQNLearner
 
 
@@ -74,6 +75,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):  # type: ignore[misc]
     @classmethod
     @override(DQN)
     def get_default_config(cls) -> DQNConfig:
+        """The config this class is built from."""
         return ColumnarDQNConfig()
 
     @override(DQN)
@@ -156,6 +158,7 @@ class ColumnarDQNLearner(DQNTorchLearner):  # type: ignore[misc]
 
     @override(DQNTorchLearner)
     def build(self) -> None:
+        """As RLlib's, with room for what the last update left."""
         super().build()
         self._last_loss: dict[str, torch.Tensor] = {}
         self._td_errors = torch.zeros(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ def segments(fragment: Fragment) -> Iterator[Segment]:
     for lane in range(fragment.valid.shape[1]):
         resets = np.flatnonzero(~fragment.valid[:, lane])
         edges = [-1, *resets.tolist(), rows]
-        for ordinal, (before, after) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for ordinal, (before, after) in enumerate(pairwise(edges)):
             if after > before + 1:
                 yield Segment(lane, before + 1, after, ordinal)
 
@@ -90,7 +91,7 @@ def _build_episode(fragment: Fragment, segment: Segment) -> SingleAgentEpisode:
     rows, lane = slice(segment.start, segment.stop), segment.lane
     last = segment.stop - 1
     length = segment.stop - segment.start
-    episode = SingleAgentEpisode(
+    return SingleAgentEpisode(
         id_=episode_id(fragment, segment),
         observations=_buffer(fragment.obs[segment.start : segment.stop + 1, lane]),
         infos=InfiniteLookbackBuffer(data=[{}] * (length + 1)),
@@ -105,7 +106,6 @@ def _build_episode(fragment: Fragment, segment: Segment) -> SingleAgentEpisode:
         t_started=int(fragment.episode_t[lane]) if segment.ordinal == 0 else 0,
         len_lookback_buffer=0,
     )
-    return episode
 
 
 def _buffer(column: npt.NDArray[np.generic]) -> InfiniteLookbackBuffer:

@@ -23,6 +23,7 @@ class VectorPPO(QuietAlgorithm, PPO):  # type: ignore[misc]
     @classmethod
     @override(PPO)
     def get_default_config(cls) -> PPOConfig:
+        """The config this class is built from."""
         return VectorPPOConfig()
 
     @property

@@ -181,11 +181,6 @@ class Kernel:
         """(E,) bars since the bar in which the open trade filled, 0 where flat."""
         return np.asarray((self.bar_E - self.open_bar_E) * (self.units_E != 0.0))
 
-    @property
-    def close_E(self) -> Floats:
-        """(E,) the close at which each lane stands."""
-        return np.asarray(np.take(self.bars.close, self.bar_E, mode="clip"))
-
     # --- set-up -----------------------------------------------------------------------------------------------
 
     def _set_costs(self) -> None:

@@ -88,7 +88,7 @@ class RecorderActor:
     @ray.method(concurrency_group="control")
     def open(self) -> Outcome[None]:
         """Open the database now rather than at the first call."""
-        return self._outcome(lambda: self._service.open() and None)
+        return self._outcome(self._service.open)
 
     @ray.method(concurrency_group="control")
     def control(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[Any]:

@@ -61,7 +61,11 @@ class RecorderService:
         self._meter = CommitMeter()
         self._workers: set[str] = set()
 
-    def open(self) -> Writer:
+    def open(self) -> None:
+        """Open the database now rather than at the first call that needs it."""
+        self._opened()
+
+    def _opened(self) -> Writer:
         """The Writer, opened by whoever asks first; a failed opening is tried again by the next one."""
         with self._mutex:
             if self._closed:
@@ -78,14 +82,14 @@ class RecorderService:
         decoded = DecodedBatch(
             producer=batch.producer, epoch=batch.epoch, seq=batch.seq, rows=rows, dropped=batch.dropped
         )
-        answer = self.open().apply(decoded)
+        answer = self._opened().apply(decoded)
         self._meter.count(answer, rows=sum(map(len, rows.values())), sent_at_s=sent_at_s)
         return answer
 
     def control(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Answer anything but a write."""
         if method in WRITER_METHODS:
-            return getattr(self.open(), method)(*args, **kwargs)
+            return getattr(self._opened(), method)(*args, **kwargs)
         own: dict[str, Callable[..., Any]] = {
             "register_worker": self.register_worker,
             "workers_ready": self.workers_ready,

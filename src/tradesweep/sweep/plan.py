@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tradesweep.env import check_causal, compile_env, compile_market
-from tradesweep.market import Market, plan_warnings, split_facts
+from tradesweep.env import EnvConfig, check_causal, compile_env, compile_market
+from tradesweep.market import LookaheadVerdict, Market, SplitFacts, plan_warnings, split_facts
 from tradesweep.metrics import expected_max_sharpe
 from tradesweep.spec import SweepSpec
 from tradesweep.sweep.machine import count_cpus
@@ -25,6 +25,7 @@ class Plan:
 
     spec: SweepSpec
     market: Market
+    env: EnvConfig
     sweep_id: str
     identity: str
     resources: Resources
@@ -39,8 +40,10 @@ class Plan:
     """Annualised Sharpe the best of `trials` skill-less trials is expected to show on the validation split."""
     validation_bars: int
     """Returns of one evaluation."""
-    lookahead: str
-    splits: tuple[dict[str, Any], ...]
+    lookahead: LookaheadVerdict
+    """Both proofs on this very spec and data."""
+    splits: tuple[SplitFacts, ...]
+    """Facts of train and validation; never of test."""
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,8 +60,8 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "hurdle": self.hurdle,
             "validation_bars": self.validation_bars,
-            "lookahead": self.lookahead,
-            "splits": list(self.splits),
+            "lookahead": {"passed": self.lookahead.passed, "cuts": self.lookahead.cuts},
+            "splits": [asdict(facts) for facts in self.splits],
             "warnings": list(self.warnings),
         }
 
@@ -67,7 +70,9 @@ def make_plan(spec: SweepSpec) -> Plan:
     """Compile and check everything a sweep stands on. Raises SpecError or MarketError; nothing is written."""
     check_support(spec)
     market = compile_market(spec)
-    compile_env(spec, market)
+    config = compile_env(spec, market)
+    lookahead = check_causal(spec, market)
+    lookahead.check()
     resources = resolve_resources(spec, count_cpus())
     check_intervals(spec)
     identity = {"data_sha256": market.sha256, "lanes": resources.lanes, "env_runners": resources.env_runners}
@@ -75,9 +80,11 @@ def make_plan(spec: SweepSpec) -> Plan:
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
     rows = count_rows(spec, trials, bars)
+    cost = (config.costs.fee_bps + config.costs.slippage_bps) / 1e4
     return Plan(
         spec=spec,
         market=market,
+        env=config,
         sweep_id=spec.sweep_id(**identity),
         identity=spec.identity(**identity),
         resources=resources,
@@ -88,8 +95,8 @@ def make_plan(spec: SweepSpec) -> Plan:
         disk_bytes=rows * BYTES_PER_STEP + trials * 2 * BYTES_PER_CHECKPOINT,
         hurdle=expected_max_sharpe(trials, bars, market.periods_per_year),
         validation_bars=bars,
-        lookahead=check_causal(spec, market),
-        splits=tuple(split_facts(market, name) for name in ("train", "validation")),
+        lookahead=lookahead,
+        splits=tuple(split_facts(market, name, cost_per_leg=cost) for name in ("train", "validation")),
         warnings=tuple(plan_warnings(market)),
     )
 

@@ -53,9 +53,7 @@ class Outcome:
     exit_code: int
 
 
-def run_sweep(
-    plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] = lambda sweep_id: None
-) -> Outcome:
+def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] | None = None) -> Outcome:
     """Run the sweep of `plan`, go on with it, or say that it is finished. Blocks; SIGINT and SIGTERM drain.
 
     Raises StoreLocked when another process runs a sweep on this database.
@@ -75,7 +73,8 @@ def run_sweep(
         recorder = stack.enter_context(_recorder(home))
         projector = stack.enter_context(_projector(home, recorder, tracking_uri))
         open_sweep(plan, recorder, root)
-        on_started(plan.sweep_id)
+        if on_started is not None:
+            on_started(plan.sweep_id)
         ledger = run_trials(plan, home, recorder, interruption)
         status = close_sweep(plan, home, recorder, ledger, interruption)
         del projector
@@ -142,7 +141,7 @@ def _projector(home: Home, recorder: RecorderClient, tracking_uri: str) -> Itera
 def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
     """Write the run record: spec, data, code, libraries, machine, and what to compare with."""
     market = plan.market
-    buy_and_hold = evaluate_constant(max(plan.spec.env.positions), market, plan_env(plan), split="validation")
+    buy_and_hold = evaluate_constant(max(plan.spec.env.positions), market, plan.env, split="validation")
     recorder.open_sweep(
         NewSweep(
             sweep_id=plan.sweep_id,

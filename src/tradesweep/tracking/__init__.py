@@ -19,6 +19,7 @@ from tradesweep.tracking.registry import (
     register_candidate,
     set_champion,
 )
+from tradesweep.tracking.runs import RunBook, RunKey
 from tradesweep.tracking.thread import ProjectorThread
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "ModelVersion",
     "Projector",
     "ProjectorThread",
+    "RunBook",
+    "RunKey",
     "ensure_experiment",
     "find_alias",
     "find_tracking_uri",

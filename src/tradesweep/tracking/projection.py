@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tradesweep.home import Home
 from tradesweep.names import Metric, TrialStatus
-from tradesweep.tracking.runs import RunBook, RunKey, flatten
+from tradesweep.tracking.runs import NoteRun, RunBook, RunKey, flatten, note_nothing
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -79,7 +79,8 @@ logger = logging.getLogger(__name__)
 class Projector:
     """Writes the outbox of a store to MLflow, in order.
 
-    `acknowledge` gets the ids of the rows that MLflow has; it runs in the thread that calls `project`.
+    `acknowledge` gets the ids of the rows that MLflow has, `note_run` the sweep, the trial (or None) and the id of
+    each run; both run in the thread that calls `project`.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class Projector:
         acknowledge: Callable[[Sequence[int]], None],
         tracking_uri: str,
         home: Home,
+        note_run: NoteRun = note_nothing,
     ) -> None:
         self._store, self._acknowledge, self._home = store, acknowledge, home
-        self._runs = RunBook(tracking_uri, artifacts=home.artifacts)
+        self._runs = RunBook(tracking_uri, artifacts=home.artifacts, note_run=note_run)
         self._cursor = 0
         self.set_aside: list[int] = []
         """Ids of rows that MLflow refused; they stay undelivered."""
@@ -140,8 +142,8 @@ class Projector:
         run = self._sweep_run(payload, at_us)
         self._runs.set_running(run)
         self._runs.log_params(run, sweep_params(spec))
-        self._runs.log_tags(run, _provenance(sweep) | {TAG_SPEC: sweep.spec_json, TAG_STATUS: "RUNNING"})
-        self._runs.log_text(run, sweep.spec_json, "spec.json")
+        self._runs.log_tags(run, _provenance(sweep) | {TAG_SPEC: spec.model_dump_json(), TAG_STATUS: "RUNNING"})
+        self._runs.log_text(run, spec.model_dump_json(indent=2), "spec.json")
         self._runs.log_dataset(run, _dataset(sweep, spec))
 
     def _trial_opened(self, payload: Payload, at_us: int) -> None:

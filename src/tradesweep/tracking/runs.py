@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,13 @@ _ENTRIES_PER_CALL = 100
 """MLflow takes at most a hundred params or tags, and a thousand entries in all, per call."""
 
 
+NoteRun = Callable[[str, int | None, str], None]
+
+
+def note_nothing(sweep_id: str, trial_id: int | None, run_id: str) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunKey:
     """Which run: of a sweep, or of one of its trials."""
@@ -42,10 +49,13 @@ class RunKey:
 
 
 class RunBook:
-    """Finds, creates and writes runs. It remembers the ids it found; MLflow's tags are the truth."""
+    """Finds, creates and writes runs. It remembers the ids it found; MLflow's tags are the truth.
 
-    def __init__(self, tracking_uri: str, *, artifacts: Path) -> None:
-        self._tracking_uri, self._artifacts = tracking_uri, artifacts
+    `note_run` is told each run's sweep, trial (None for the sweep's own run) and id when it is first met.
+    """
+
+    def __init__(self, tracking_uri: str, *, artifacts: Path, note_run: NoteRun = note_nothing) -> None:
+        self._tracking_uri, self._artifacts, self._note_run = tracking_uri, artifacts, note_run
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._runs: dict[RunKey, str] = {}
@@ -136,6 +146,7 @@ class RunBook:
         self.client.log_artifacts(run_id, str(folder), artifact_path=name)
 
     def _remember(self, key: RunKey, run: Run) -> str:
+        self._note_run(key.sweep_id, key.trial_id, run.info.run_id)
         self._runs[key] = run.info.run_id
         self._statuses[run.info.run_id] = run.info.status
         return self._runs[key]

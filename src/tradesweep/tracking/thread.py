@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tradesweep.home import Home
 from tradesweep.tracking.backend import shown_uri
 from tradesweep.tracking.projection import Projector
+from tradesweep.tracking.runs import NoteRun, note_nothing
 
 if TYPE_CHECKING:
     from tradesweep.store import Store
@@ -34,10 +35,13 @@ class ProjectorThread(threading.Thread):
         acknowledge: Callable[[Sequence[int]], None],
         tracking_uri: str,
         home: Home,
+        note_run: NoteRun = note_nothing,
         poll_s: float = 1.0,
     ) -> None:
         super().__init__(name="mlflow-projector", daemon=True)
-        self._projector = Projector(store, acknowledge=acknowledge, tracking_uri=tracking_uri, home=home)
+        self._projector = Projector(
+            store, acknowledge=acknowledge, tracking_uri=tracking_uri, home=home, note_run=note_run
+        )
         self._store, self._shown_uri, self._poll_s = store, shown_uri(tracking_uri), poll_s
         self._stop_asked = threading.Event()
         self._deadline = float("inf")

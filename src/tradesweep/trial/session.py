@@ -29,7 +29,7 @@ from tradesweep.agents import (
 from tradesweep.env import compile_env
 from tradesweep.errors import TradesweepError, TrialDiverged
 from tradesweep.market import Market
-from tradesweep.metrics import compound_blocks
+from tradesweep.metrics import average_blocks, compound_blocks
 from tradesweep.names import EpisodeRole, Metric, ProducerKey, ProducerRole, Record, TrialStatus
 from tradesweep.policy import Evaluation, PlainPolicy, build_policy_spec, evaluate
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
@@ -219,7 +219,7 @@ class TrialSession:
     ) -> None:
         """Runners first, then the checkpoint, then the rows that name it: a row never points at nothing."""
         lanes = self._flush_runners()
-        eligible = is_eligible(evaluation, self.spec.evaluation.min_trades)
+        eligible = evaluation.is_eligible(self.spec.evaluation.min_trades)
         if self.state.is_better(evaluation.sharpe, eligible=eligible):
             self.state.best_iteration, self.state.best_sharpe = self.state.iteration, evaluation.sharpe
         metrics[Metric.VALIDATION_BEST_SHARPE] = self.state.best_sharpe
@@ -312,7 +312,7 @@ class TrialSession:
             "last_time": [int(times[split.stop - 1])],
             "blocks": [len(returns)],
             "returns": [returns.astype("<f8").tobytes()],
-            "exposures": [evaluation.exposures_T.astype("<f8").tobytes()],
+            "exposures": [average_blocks(evaluation.exposures_T).astype("<f8").tobytes()],
         }
 
     def _episode_no(self, evaluation: Evaluation) -> int:
@@ -390,8 +390,3 @@ def check_finite(results: Mapping[str, Any]) -> None:
     for name, value in learner.items():
         if name in LEARNER_METRICS and not math.isfinite(float(value)):
             raise TrialDiverged(f"learner: {name} must be finite, was {float(value)}; lower lr or set grad_clip")
-
-
-def is_eligible(evaluation: Evaluation, min_trades: int) -> bool:
-    """May this policy be the best? It has a Sharpe ratio, traded often enough, and was not ruined."""
-    return evaluation.sharpe is not None and evaluation.trades >= min_trades and not evaluation.ruined
