@@ -42,7 +42,9 @@ def test_flat_bars_count_as_zero_returns():
     assert sharpe(np.append(path, np.zeros(100)), 252) < sharpe(path, 252)
 
 
-@pytest.mark.parametrize("path", [np.zeros(50), np.full(50, 0.01), [1e-13, -1e-13] * 20], ids=["flat", "steady", "tiny"])
+@pytest.mark.parametrize(
+    "path", [np.zeros(50), np.full(50, 0.01), [1e-13, -1e-13] * 20], ids=["flat", "steady", "tiny"]
+)
 def test_sharpe_is_undefined_where_nothing_moves(path):
     assert sharpe(path, 252) is None
 
@@ -161,7 +163,7 @@ def test_turnover_is_traded_value_over_equity_a_year():
 
 def test_equity_returns_are_the_ratios_with_the_start_in_front():
     assert equity_returns([100, 110, 99]).tolist() == pytest.approx([0.1, -0.1])
-    assert equity_returns([100, 0, 0, -0.0]).tolist() == [-1.0, 0.0, 0.0, 0.0]
+    assert equity_returns([100, 0, 0, -0.0]).tolist() == [-1.0, 0.0, 0.0]
     assert equity_returns([100, -20, -20]).tolist() == [-1.2, 0.0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,7 +65,7 @@ def make_layers(kind: str, hiddens, n_actions: int, width: int, activation: str,
 
     def stack(part: str, sizes, last: str) -> None:
         layers[part] = []
-        for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(pairwise(sizes)):
             names = {"weight": f"{part}.{i}.weight", "bias": f"{part}.{i}.bias"}
             weights[names["weight"]] = (rng.standard_normal((n_out, n_in)) / np.sqrt(n_in)).astype(np.float32)
             weights[names["bias"]] = (0.3 * rng.standard_normal(n_out)).astype(np.float32)
@@ -80,7 +81,9 @@ def make_spec(market: Market, config: EnvConfig, layers, algorithm: str = "ppo")
     """The experiment as `build_policy_spec` sees it."""
     rules = SimpleNamespace(source="synthetic", model_dump=lambda mode, exclude: {"calendar": "sessions"})
     feature = SimpleNamespace(name="csv_columns", params={"names": ["f0", "f1", "f2"]})
-    experiment = SimpleNamespace(algorithm=algorithm, features=(feature,), market=rules, plugins=("/somewhere/mine.py",))
+    experiment = SimpleNamespace(
+        algorithm=algorithm, features=(feature,), market=rules, plugins=("/somewhere/mine.py",)
+    )
     return build_policy_spec(experiment, market, config, layers=layers)
 
 
@@ -131,6 +134,6 @@ def market() -> Market:
     return make_market()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> EnvConfig:
     return make_config()

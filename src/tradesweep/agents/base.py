@@ -9,7 +9,7 @@ from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm import Algorithm
 
 
-class QuietAlgorithm(Algorithm):  # type: ignore[misc]
+class QuietAlgorithm(Algorithm):
     """An Algorithm that writes nothing outside the folders it is given."""
 
     def _setup_logdir(self) -> None:

@@ -5,7 +5,6 @@ One `training_step` takes a fragment of rows from every lane, then as many updat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -44,7 +43,7 @@ ROWS_PER_TRAINING_STEP = 64
 the acting weights are never older than that."""
 
 
-class ColumnarDQNConfig(DQNConfig):  # type: ignore[misc]
+class ColumnarDQNConfig(DQNConfig):
     """RLlib's DQN config and the two settings that are ours."""
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -69,7 +68,7 @@ class ColumnarDQNConfig(DQNConfig):  # type: ignore[misc]
         return ColumnarDQNLearner
 
 
-class ColumnarDQN(QuietAlgorithm, DQN):  # type: ignore[misc]
+class ColumnarDQN(QuietAlgorithm, DQN):
     """DQN whose training step works on columns; checkpoints, callbacks and evaluation are RLlib's."""
 
     @classmethod
@@ -114,7 +113,8 @@ class ColumnarDQN(QuietAlgorithm, DQN):  # type: ignore[misc]
 
     def _least_replay(self) -> int:
         """Transitions before learning starts. Counted in the replay, so that a restored trial refills it first."""
-        return max(1, min(self.config.num_steps_sampled_before_learning_starts, self.config.replay.capacity))
+        least = min(self.config.num_steps_sampled_before_learning_starts, self.config.replay.capacity)
+        return max(1, int(least))
 
     def _steps_sampled(self) -> int:
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
@@ -153,7 +153,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):  # type: ignore[misc]
             )
 
 
-class ColumnarDQNLearner(DQNTorchLearner):  # type: ignore[misc]
+class ColumnarDQNLearner(DQNTorchLearner):
     """RLlib's DQN learner, fed with ready columns; per-update metrics are kept as tensors and reduced once."""
 
     @override(DQNTorchLearner)
@@ -202,7 +202,7 @@ class ColumnarDQNLearner(DQNTorchLearner):  # type: ignore[misc]
         alive_B = 1.0 - batch[Columns.TERMINATEDS].float()
         wanted_B = (batch[Columns.REWARDS] + config.gamma ** batch["n_step"] * alive_B * next_B).detach()
         loss_of = torch.nn.functional.huber_loss if config.td_error_loss_fn == "huber" else torch.nn.functional.mse_loss
-        loss = (batch["weights"] * loss_of(selected_B, wanted_B, reduction="none")).mean()
+        loss: torch.Tensor = (batch["weights"] * loss_of(selected_B, wanted_B, reduction="none")).mean()
         self._td_errors = (selected_B - wanted_B).detach().abs().cpu()
         self._last_loss = {QF_LOSS_KEY: loss.detach(), QF_MEAN_KEY: selected_B.detach().mean()}
         del module_id
@@ -214,11 +214,3 @@ class ColumnarDQNLearner(DQNTorchLearner):  # type: ignore[misc]
             self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
         self.metrics.log_value((ALL_MODULES, "num_updates_lifetime"), self.updates_lifetime, reduce="max")
         return dict(self.metrics.reduce())
-
-
-def as_multi_agent_batch(columns: SampleBatch, env_steps: int) -> MultiAgentBatch:
-    """Wrap columns the way RLlib's own `Learner.update(batch=...)` wants them."""
-    return MultiAgentBatch({DEFAULT_MODULE_ID: columns}, env_steps=env_steps)
-
-
-__all__: Sequence[str] = ("ColumnarDQN", "ColumnarDQNConfig", "ColumnarDQNLearner")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 FloatArray = npt.NDArray[np.floating]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +135,8 @@ class FragmentBuilder:
     @property
     def last_obs_ED(self) -> npt.NDArray[np.float32]:
         """The newest observation of every lane."""
-        return self._obs[self.rows]
+        newest: npt.NDArray[np.float32] = self._obs[self.rows]
+        return newest
 
     def add(
         self,
@@ -189,7 +192,7 @@ class FragmentBuilder:
         )
 
 
-def _doubled(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _doubled(column: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     return np.concatenate([column, np.empty_like(column)])
 
 

@@ -10,14 +10,14 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_MODULE_STEPS_TRAINED_LI
 from tradesweep.agents.base import QuietAlgorithm
 
 
-class VectorPPOConfig(PPOConfig):  # type: ignore[misc]
+class VectorPPOConfig(PPOConfig):
     """RLlib's PPO config."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or VectorPPO)
 
 
-class VectorPPO(QuietAlgorithm, PPO):  # type: ignore[misc]
+class VectorPPO(QuietAlgorithm, PPO):
     """PPO over whole rows of lanes."""
 
     @classmethod
@@ -31,4 +31,4 @@ class VectorPPO(QuietAlgorithm, PPO):  # type: ignore[misc]
         """Gradient steps: RLlib counts the rows they were made on."""
         key = (LEARNER_RESULTS, DEFAULT_MODULE_ID, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         rows = int(self.metrics.peek(key, default=0))
-        return rows // (self.config.minibatch_size or self.config.total_train_batch_size)
+        return rows // int(self.config.minibatch_size or self.config.total_train_batch_size)

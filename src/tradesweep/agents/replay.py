@@ -213,7 +213,7 @@ def _n_step_columns(
     last_TE = np.arange(rows)[:, None] + np.maximum(spans_TE, 1) - 1
     lane_E = np.arange(lanes)[None, :]
     complete_TE = fragment.valid & (done_TE[last_TE, lane_E] | (spans_TE == n_step))
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "obs": fragment.obs[:-1],
         "next_obs": fragment.obs[last_TE + 1, lane_E],
         "actions": fragment.actions,

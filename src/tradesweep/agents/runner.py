@@ -43,7 +43,7 @@ STEP_RECORDS = (Record.STEPS, Record.FILLS)
 """What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
 
 
-class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
+class VectorEnvRunner(SingleAgentEnvRunner):
     """Samples a TradingVectorEnv in whole rows. Same constructor and state as RLlib's single-agent runner."""
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
@@ -74,6 +74,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self._connect(context)
         self.env = build_vector_env(context, lanes=lanes, tape=self._tape)
         self.num_envs = lanes
+        self._actions = len(self.env.config.positions)
         self._begin_lanes()
         make_callback(
             "on_environment_created",
@@ -120,7 +121,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         """(episode number, steps done) of every lane; empty when nothing is recorded."""
         if self.env is None or self.producer is None or self._needs_initial_reset:
             return []
-        return cast(list[tuple[int, int]], self.env.positions_of_lanes())
+        return self.env.positions_of_lanes()
 
     def process_facts(self) -> dict[str, Any]:
         """Who this runner is, for the log of its trial."""
@@ -241,7 +242,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
         self, obs_ED: npt.NDArray[np.float32], explore: bool, random_actions: bool, steps: int
     ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
         if random_actions:
-            return self._generator.integers(self.env.single_action_space.n, size=self.num_envs), {}
+            return self._generator.integers(self._actions, size=self.num_envs), {}
         batch = {Columns.OBS: torch.from_numpy(obs_ED).to(self._device)}
         with torch.no_grad():
             if explore:
@@ -259,7 +260,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):  # type: ignore[misc]
     ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
         """Sample by Gumbel noise (Gumbel-max trick: argmax(logits + g) is distributed as softmax(logits))."""
         scores = logits_EA + self._generator.gumbel(size=logits_EA.shape) if explore else logits_EA
-        actions_E = np.argmax(scores, axis=1)
+        actions_E: npt.NDArray[np.int64] = np.argmax(scores, axis=1)
         shifted = logits_EA - logits_EA.max(axis=1, keepdims=True)
         log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         log_probability = np.take_along_axis(log_softmax, actions_E[:, None], axis=1)[:, 0]

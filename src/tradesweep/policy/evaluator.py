@@ -10,14 +10,25 @@ Legend: E lanes, N bars of the market, T = b - 1 - a steps of a split [a, b).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tradesweep.env import EnvConfig, Kernel, ObservationBuilder, Reward, StepRow, Tape, build_reward, list_runs
+from tradesweep.env import (
+    EnvConfig,
+    Kernel,
+    ObservationBuilder,
+    Reward,
+    StepRow,
+    Tape,
+    build_kernel,
+    build_observer,
+    build_reward,
+    list_runs,
+)
 from tradesweep.errors import BadInput, CheckpointError, NotFound
 from tradesweep.metrics import LEAST_RETURNS, equity_returns, max_drawdown, sharpe, turnover
 from tradesweep.names import EPISODE_STEP_BITS, EpisodeRole, EvaluationStatus, Record
@@ -185,7 +196,7 @@ def check_ungapped(market: Market, split: str) -> None:
         bar = bounds.start + int(np.argmax(segment != segment[0]))
         raise BadInput(
             f"splits.{split} must lie between two gaps of the market (gaps: split), crosses one before bar {bar};"
-            " no fill may cross a gap: choose another range"
+            " no fill may cross a gap: choose another range, or gaps: allow"
         )
 
 
@@ -222,14 +233,19 @@ class _Pass:
         self._bars = market.bars
         self._splits = [market.splits[run.split] for run in runs]
         self._steps = [len(split) - 1 for split in self._splits]
-        self.kernel = _build_kernel(market, config, runs)
+        spare = EVALUATION_LANES - len(runs)
+        self.kernel = build_kernel(
+            market.bars,
+            config,
+            lanes=EVALUATION_LANES,
+            cost_multipliers=[run.cost_multiplier for run in runs] + [1.0] * spare,
+        )
         self.reward: Reward = build_reward(config.reward, config.reward_params)
         self.reward.allocate(self.kernel)
         self._recorded = record is not None
-        idle = [EpisodeRole.VALIDATION] * (EVALUATION_LANES - len(runs))
         self._tape = Tape(
             next_episode_no=record or count(1).__next__,
-            role=[run.role for run in runs] + idle,
+            role=[run.role for run in runs] + [EpisodeRole.VALIDATION] * spare,
             rows=max(*self._steps, 2),
         )
         self._ledger = _Ledger(max(self._steps))
@@ -257,7 +273,7 @@ class _Pass:
 
     def _conclude(self, lane: int, records: Records) -> Evaluation:
         run, split, steps = self.runs[lane], self._splits[lane], self._steps[lane]
-        start = self.config.initial_equity
+        start = float(self.config.initial_equity)
         equity_T = self._ledger.equity(lane, steps)
         path = np.concatenate([[start], equity_T])
         returns_T = equity_returns(path)
@@ -335,19 +351,15 @@ class _PolicyDecider:
         config = lanes.config
         self._policy, self._kernel, self._reward, self._runs = policy, lanes.kernel, lanes.reward, lanes.runs
         self._positions_A = np.array(config.positions, dtype=np.float64)
-        self._observer = ObservationBuilder(
-            market.features_NF,
-            positions=config.positions,
-            window_bars=config.window_bars,
-            lanes=EVALUATION_LANES,
-            reward_state_size=lanes.reward.state_size,
+        self._observer = build_observer(
+            market, config, lanes=EVALUATION_LANES, reward_state_size=lanes.reward.state_size
         )
         _check_fit(policy, market, config, self._observer)
 
     def __call__(self, active_E: Bools) -> Decision:
         rows_ED = self._observer.build(self._kernel, self._reward.state_E())
         actions_E = np.zeros(EVALUATION_LANES, np.int64)
-        for lane in np.flatnonzero(active_E):
+        for lane in np.flatnonzero(active_E).tolist():
             generator, row_1D = self._runs[lane].sampled, rows_ED[lane : lane + 1]
             chosen = self._policy.sample(row_1D, generator) if generator else self._policy.act(row_1D)
             actions_E[lane] = chosen[0]
@@ -364,20 +376,6 @@ class _ScriptDecider:
         return np.where(active_E, self._targets_N[self._kernel.bar_E], 0.0), None
 
 
-def _build_kernel(market: Market, config: EnvConfig, runs: Sequence[Run]) -> Kernel:
-    factors = [run.cost_multiplier for run in runs] + [1.0] * (EVALUATION_LANES - len(runs))
-    return Kernel(
-        market.bars,
-        costs=[replace(config.costs, multiplier=config.costs.multiplier * factor) for factor in factors],
-        fill=config.fill,
-        lanes=EVALUATION_LANES,
-        initial_equity=config.initial_equity,
-        ruin_fraction=config.ruin_fraction,
-        periods_per_year=config.periods_per_year,
-        extra_delay_bars=config.extra_delay_bars,
-    )
-
-
 def _status(ruined: bool, ratio: float | None, steps: int) -> EvaluationStatus:
     if ruined:
         return EvaluationStatus.RUINED
@@ -390,7 +388,9 @@ def _of_episode(records: Records, episode_no: int) -> Records:
     """The rows of one episode."""
     found: Records = {}
     for kind, columns in records.items():
-        owner = columns["episode_no"] if "episode_no" in columns else np.asarray(columns["step_id"]) >> EPISODE_STEP_BITS
+        owner = (
+            columns["episode_no"] if "episode_no" in columns else np.asarray(columns["step_id"]) >> EPISODE_STEP_BITS
+        )
         index = np.flatnonzero(np.asarray(owner, dtype=np.int64) == episode_no)
         found[kind] = {name: _take(column, index) for name, column in columns.items()}
     return found

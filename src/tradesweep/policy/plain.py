@@ -88,7 +88,7 @@ class PlainPolicy:
 
     def act(self, observations_ED: ArrayLike) -> NDArray[np.int64]:
         """(E,) the action of the highest score, ties to the lowest index."""
-        return np.argmax(self.scores(observations_ED), axis=1).astype(np.int64, copy=False)
+        return np.asarray(np.argmax(self.scores(observations_ED), axis=1), dtype=np.int64)
 
     def sample(self, observations_ED: ArrayLike, generator: np.random.Generator) -> NDArray[np.int64]:
         """(E,) actions drawn from the softmax of the logits, one uniform number a row."""
@@ -98,7 +98,7 @@ class PlainPolicy:
         weights_EA = np.exp(scores_EA - scores_EA.max(axis=1, keepdims=True))
         below_EA = np.cumsum(weights_EA, axis=1)
         drawn_E1 = generator.random((len(scores_EA), 1)) * below_EA[:, -1:]
-        return np.argmax(drawn_E1 < below_EA, axis=1).astype(np.int64, copy=False)
+        return np.asarray(np.argmax(drawn_E1 < below_EA, axis=1), dtype=np.int64)
 
     def _stack(self, layers: tuple[Layer, ...]) -> list[tuple[Floats, Floats, Callable[[Floats], Floats]]]:
         """Weight, bias and activation of each layer, in float64."""
@@ -114,7 +114,7 @@ class PlainPolicy:
         advantage_A = _forward(self._heads["advantage"], trunk)
         if "value" not in self._heads:
             return advantage_A
-        return _forward(self._heads["value"], trunk) + (advantage_A - advantage_A.mean())
+        return np.asarray(_forward(self._heads["value"], trunk) + (advantage_A - advantage_A.mean()))
 
 
 def _forward(stack: list[tuple[Floats, Floats, Callable[[Floats], Floats]]], row: Floats) -> Floats:
@@ -136,7 +136,7 @@ def _check_finite(values: Floats, name: str) -> None:
 
 def _read_weights(path: Path) -> Weights:
     try:
-        return cast(Weights, load_file(path))
+        return load_file(path)
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path} cannot be read: {e}") from e
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tradesweep import __version__
-from tradesweep.env import Costs, EnvConfig, ObservationBuilder, build_reward
+from tradesweep.env import Costs, EnvConfig, build_observer, build_reward
 from tradesweep.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -140,13 +140,8 @@ def build_policy_spec(
     spec: SweepSpec, market: Market, config: EnvConfig, *, layers: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> PolicySpec:
     """What travels with the weights. `layers` maps `trunk` and each head to layers: weight, bias, activation."""
-    observer = ObservationBuilder(
-        market.features_NF,
-        positions=config.positions,
-        window_bars=config.window_bars,
-        lanes=1,
-        reward_state_size=build_reward(config.reward, config.reward_params).state_size,
-    )
+    reward = build_reward(config.reward, config.reward_params)
+    observer = build_observer(market, config, lanes=1, reward_state_size=reward.state_size)
     stacks = {name: _read_layers(stack) for name, stack in layers.items()}
     return PolicySpec(
         algorithm=spec.algorithm,

@@ -41,6 +41,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
 Value = TypeVar("Value")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Outcome(Generic[Value]):
         return cast("Value", self.value)
 
 
+def _in_group(name: str) -> Callable[[Method], Method]:
+    """Ray's decorator, with a type: the method runs in the thread of that concurrency group."""
+    return cast("Callable[[Method], Method]", ray.method(concurrency_group=name))
+
+
 class RecorderActor:
     """The process that owns the database of a sweep."""
 
@@ -70,27 +76,27 @@ class RecorderActor:
         self._service = RecorderService(lambda: open_writer_patiently(open_writer, lock_timeout_s=lock_timeout_s))
         self._db_url = db_url
 
-    @ray.method(concurrency_group="write")
+    @_in_group("write")
     def write(self, batch: Batch, sent_at_s: float) -> Outcome[Answer]:
         """Apply a batch; answered after commit."""
         return self._outcome(lambda: self._service.write(batch, sent_at_s))
 
-    @ray.method(concurrency_group="write")
+    @_in_group("write")
     def drain(self) -> Outcome[RecorderStats]:
         """Answered when every write queued before it is."""
         return self._outcome(self._service.stats)
 
-    @ray.method(concurrency_group="write")
+    @_in_group("write")
     def close(self) -> Outcome[None]:
         """Close the Writer after every write queued before."""
         return self._outcome(self._service.close)
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def open(self) -> Outcome[None]:
         """Open the database now rather than at the first call."""
         return self._outcome(self._service.open)
 
-    @ray.method(concurrency_group="control")
+    @_in_group("control")
     def control(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome[Any]:
         """Anything but a write."""
         return self._outcome(lambda: self._service.control(method, *args, **kwargs))

@@ -191,13 +191,24 @@ def _apply(text: str, body: dict[str, Any], places: Places) -> None:
             raise SpecError(f"--set {text}: {key} is a single value and has nothing below it")
         target = below
     target[keys[-1]] = value
-    places[".".join(keys)] = Place(f"--set {text}")
+    path = ".".join(keys)
+    for below in [place for place in places if place.startswith(f"{path}.")]:
+        del places[below]
+    places[path] = Place(f"--set {text}")
 
 
 def _resolve_path(body: dict[str, Any], root: Path) -> None:
     market = body.get("market")
     if isinstance(market, dict) and isinstance(market.get("path"), str):
         market["path"] = str((root / market["path"]).absolute())
+    plugins = body.get("plugins")
+    if isinstance(plugins, list):
+        body["plugins"] = [_absolute(plugin, root) for plugin in plugins]
+
+
+def _absolute(plugin: Any, root: Path) -> Any:
+    """A plugin file, found from any process; a module name stays as it is."""
+    return str((root / plugin).absolute()) if isinstance(plugin, str) and plugin.endswith(".py") else plugin
 
 
 def _validated(body: dict[str, Any], places: Places) -> SweepSpec:

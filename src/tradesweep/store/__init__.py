@@ -17,6 +17,7 @@ from tradesweep.store.rows import (
     SweepRow,
     TrialRow,
 )
+from tradesweep.store.verification import RuleResult, verify
 from tradesweep.store.writer import Writer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "OutboxRow",
     "PromotionRow",
     "ReadingRow",
+    "RuleResult",
     "Store",
     "SweepCounts",
     "SweepRow",
@@ -40,4 +42,5 @@ __all__ = [
     "Writer",
     "open_store",
     "upgrade_database",
+    "verify",
 ]

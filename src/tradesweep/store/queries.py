@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
@@ -53,7 +53,7 @@ from tradesweep.store.rows import (
     TrialRow,
 )
 
-RowType = TypeVar("RowType")
+RowType = TypeVar("RowType", bound=object)
 
 
 def open_store(url_or_path: str | os.PathLike[str], *, create: bool = False) -> Store:
@@ -258,7 +258,7 @@ def _of_trial(
     return query.order_by(table.c.attempt, table.c.iteration)
 
 
-def _to_row(row_type: type[RowType], row: Row[Any]) -> RowType:
+def _to_row(row_type: Callable[..., RowType], row: Row[Any]) -> RowType:
     values = dict(row._mapping)
     for name, enum in _enums(row_type).items():
         if values[name] is not None:
@@ -267,7 +267,7 @@ def _to_row(row_type: type[RowType], row: Row[Any]) -> RowType:
 
 
 @cache
-def _enums(row_type: type[Any]) -> dict[str, type[StrEnum]]:
+def _enums(row_type: Callable[..., Any]) -> dict[str, type[StrEnum]]:
     """Fields that hold a word of an enum."""
     found: dict[str, type[StrEnum]] = {}
     for name, hint in get_type_hints(row_type).items():

@@ -154,7 +154,7 @@ def trial_seed(sweep_seed: int, trial_no: int) -> int:
     return sweep_seed * 1_000_003 + trial_no
 
 
-class SearcherBridge(Searcher):  # type: ignore[misc]
+class SearcherBridge(Searcher):
     """Tune asks for configs here; arbitrary configs need no `param_space`."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -176,7 +176,7 @@ class SearcherBridge(Searcher):  # type: ignore[misc]
         """Nothing: a search is rebuilt from the store."""
 
 
-class PruningScheduler(TrialScheduler):  # type: ignore[misc]
+class PruningScheduler(TrialScheduler):
     """Stops what Optuna's pruner would prune."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -226,7 +226,7 @@ class PruningScheduler(TrialScheduler):  # type: ignore[misc]
         """Nothing: a search is rebuilt from the store."""
 
 
-class TrialCloser(Callback):  # type: ignore[misc]
+class TrialCloser(Callback):
     """Closes each trial in the recorder: under actor reuse Tune never tells a trainable that its trial ended."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tradesweep.env import EnvConfig, check_causal, compile_env, compile_market
 from tradesweep.market import LookaheadVerdict, Market, SplitFacts, plan_warnings, split_facts
 from tradesweep.metrics import expected_max_sharpe
-from tradesweep.spec import SweepSpec
+from tradesweep.spec import Choice, Grid, SweepSpec
 from tradesweep.sweep.machine import count_cpus
 from tradesweep.sweep.points import count_points
 from tradesweep.sweep.resources import Resources, resolve_resources
@@ -75,7 +75,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     lookahead.check()
     resources = resolve_resources(spec, count_cpus())
     check_intervals(spec)
-    identity = {"data_sha256": market.sha256, "lanes": resources.lanes, "env_runners": resources.env_runners}
+    sha256, lanes, runners = market.sha256, resources.lanes, resources.env_runners
     trials = count_points(spec)
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
@@ -85,8 +85,8 @@ def make_plan(spec: SweepSpec) -> Plan:
         spec=spec,
         market=market,
         env=config,
-        sweep_id=spec.sweep_id(**identity),
-        identity=spec.identity(**identity),
+        sweep_id=spec.sweep_id(data_sha256=sha256, lanes=lanes, env_runners=runners),
+        identity=spec.identity(data_sha256=sha256, lanes=lanes, env_runners=runners),
         resources=resources,
         trials=trials,
         env_steps=trials * spec.budget.env_steps_per_trial,
@@ -126,7 +126,7 @@ def largest_value(spec: SweepSpec, key: str, default: float) -> float:
     """The largest value a key can take in this sweep."""
     if key in spec.search:
         domain = spec.search[key]
-        return max(float(value) for value in getattr(domain, "options", None) or (domain.high,))
+        return max(map(float, domain.options)) if isinstance(domain, (Choice, Grid)) else float(domain.high)
     return float(spec.fixed.get(key, default))
 
 

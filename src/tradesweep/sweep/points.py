@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tradesweep.spec import Distribution, SweepSpec
+from tradesweep.spec import Choice, Distribution, Grid, SweepSpec
 
 Point = dict[str, Any]
 
@@ -48,10 +48,15 @@ def grid_points(space: Mapping[str, Distribution]) -> list[Point]:
     ordered = order_by_condition(space)
     names = list(ordered)
     points = []
-    for values in itertools.product(*(ordered[name].options for name in names)):
+    for values in itertools.product(*(_options(ordered[name]) for name in names)):
         full = dict(zip(names, values, strict=True))
         points.append({name: value for name, value in full.items() if is_active(ordered[name], full)})
     return list({point_hash(point): point for point in points}.values())
+
+
+def _options(domain: Distribution) -> tuple[Any, ...]:
+    assert isinstance(domain, (Choice, Grid)), "the spec refuses ranges under a grid searcher"
+    return domain.options
 
 
 def count_points(spec: SweepSpec) -> int:

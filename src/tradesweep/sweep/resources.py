@@ -62,7 +62,7 @@ def resolve_resources(spec: SweepSpec, cpus: int) -> Resources:
         env_runners=env_runners,
         lanes=lanes,
         cpus_per_trial=per_trial,
-        gpus_per_trial=float(wanted.gpus_per_trial) if wanted.gpus_per_trial != "auto" else 0.0,
+        gpus_per_trial=wanted.gpus_per_trial,
     )
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,15 @@ class Outcome:
     exit_code: int
 
 
-def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] | None = None) -> Outcome:
+def run_sweep(
+    plan: Plan, *, home: Home, root: Path, fresh: bool = False, on_started: Callable[[str], None] | None = None
+) -> Outcome:
     """Run the sweep of `plan`, go on with it, or say that it is finished. Blocks; SIGINT and SIGTERM drain.
 
-    Raises StoreLocked when another process runs a sweep on this database.
+    `fresh` begins another sweep of the same identity. Raises StoreLocked when another process runs a sweep on this
+    database.
     """
+    plan = choose_sweep(plan, home, fresh=fresh)
     finished = find_finished(plan, home)
     if finished is not None:
         return finished
@@ -79,6 +83,17 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         status = close_sweep(plan, home, recorder, ledger, interruption)
         del projector
     return count_outcome(plan, home, status, interruption)
+
+
+def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
+    """The newest sweep of the plan's identity, or with `fresh` a new one beside those that exist."""
+    if not home.database.exists():
+        return plan
+    known = [sweep for sweep in open_store(home.database).list_sweeps() if sweep.identity == plan.identity]
+    if fresh and known:
+        return replace(plan, sweep_id=f"{plan.sweep_id}-{len(known) + 1}")
+    newest = max(known, key=lambda sweep: sweep.created_at, default=None)
+    return plan if newest is None else replace(plan, sweep_id=newest.sweep_id)
 
 
 def find_finished(plan: Plan, home: Home) -> Outcome | None:
@@ -164,7 +179,7 @@ def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
     )
 
 
-class InterruptStopper(Stopper):  # type: ignore[misc]
+class InterruptStopper(Stopper):
     """Stops all trials when a signal came."""
 
     def __init__(self, interruption: Interruption) -> None:
@@ -229,6 +244,8 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
             max_concurrent_trials=context.concurrent_trials,
             time_budget_s=plan.spec.budget.wall_time_s,
             reuse_actors=True,
+            trial_name_creator=name_trial,
+            trial_dirname_creator=name_trial,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -240,6 +257,11 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
             verbose=0,
         ),
     )
+
+
+def name_trial(trial: Any) -> str:
+    """Tune's folder for a trial; its default holds all params and may be longer than a file system allows."""
+    return f"trial_{trial.config['trial_no']:04d}_{trial.trial_id[:8]}"
 
 
 def close_sweep(

@@ -94,6 +94,15 @@ def shown_uri(uri: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
+def hide_secrets(text: str, uri: str) -> str:
+    """The text without what `shown_uri` leaves out: mlflow quotes the whole URI in its errors."""
+    parts = urlsplit(uri)
+    for secret in (parts.netloc.rpartition("@")[0], parts.password, parts.query):
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
 def _scheme(uri: str) -> str:
     return urlsplit(uri).scheme.split("+")[0]
 

@@ -95,7 +95,7 @@ class Projector:
         self._store, self._acknowledge, self._home = store, acknowledge, home
         self._runs = RunBook(tracking_uri, artifacts=home.artifacts, note_run=note_run)
         self._cursor = 0
-        self.set_aside: list[int] = []
+        self.set_aside: set[int] = set()
         """Ids of rows that MLflow refused; they stay undelivered."""
 
     def project(self, limit: int = _ROWS_PER_PASS) -> int:
@@ -104,16 +104,16 @@ class Projector:
         What was projected before an error is acknowledged all the same.
         """
         delivered: list[int] = []
-        dealt_with = 0
+        cursor, dealt_with = self._cursor, 0
         try:
-            for row in self._store.outbox_after(self._cursor, limit):
+            for row in self._store.outbox_after(cursor, limit):
                 if self._project_or_set_aside(row):
                     delivered.append(row.id)
-                self._cursor = row.id
-                dealt_with += 1
+                cursor, dealt_with = row.id, dealt_with + 1
         finally:
             if delivered:
                 self._acknowledge(delivered)
+            self._cursor = cursor  # only now: rows whose acknowledgement failed are projected again
         return dealt_with
 
     def _project_or_set_aside(self, row: OutboxRow) -> bool:
@@ -124,7 +124,7 @@ class Projector:
         except MlflowException as error:
             if error.error_code not in _REFUSED_FOR_CONTENT:
                 raise
-            self.set_aside.append(row.id)
+            self.set_aside.add(row.id)
             logger.warning("MLflow refused outbox row %d (%s), set aside: %s", row.id, row.kind, error)
             return False
         return True

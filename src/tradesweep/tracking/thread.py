@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tradesweep.home import Home
-from tradesweep.tracking.backend import shown_uri
+from tradesweep.tracking.backend import hide_secrets, shown_uri
 from tradesweep.tracking.projection import Projector
 from tradesweep.tracking.runs import NoteRun, note_nothing
 
@@ -42,11 +42,11 @@ class ProjectorThread(threading.Thread):
         self._projector = Projector(
             store, acknowledge=acknowledge, tracking_uri=tracking_uri, home=home, note_run=note_run
         )
-        self._store, self._shown_uri, self._poll_s = store, shown_uri(tracking_uri), poll_s
+        self._store, self._uri, self._poll_s = store, tracking_uri, poll_s
         self._stop_asked = threading.Event()
         self._deadline = float("inf")
-        self.last_error: Exception | None = None
-        """What the last pass failed with; None when it succeeded."""
+        self.last_error: str | None = None
+        """What the last pass failed with, without secrets; None when it succeeded."""
 
     @property
     def pending(self) -> int:
@@ -72,7 +72,7 @@ class ProjectorThread(threading.Thread):
         self._stop_asked.set()
         self.join(deadline_s)
         if self.is_alive() or self.last_error is not None:
-            logger.warning("MLflow at %s did not get everything; the next command goes on", self._shown_uri)
+            logger.warning("MLflow at %s did not get everything; the next command goes on", shown_uri(self._uri))
             return False
         return True
 
@@ -81,9 +81,10 @@ class ProjectorThread(threading.Thread):
         try:
             dealt_with = self._projector.project()
         except Exception as error:  # a projection must never end a sweep, whatever mlflow raises
+            said = hide_secrets(f"{type(error).__name__}: {error}", self._uri)
             if self.last_error is None:
-                logger.warning("MLflow at %s takes nothing, trying again: %s", self._shown_uri, error)
-            self.last_error = error
+                logger.warning("MLflow at %s takes nothing, trying again: %s", shown_uri(self._uri), said)
+            self.last_error = said
             return 0
         self.last_error = None
         return dealt_with

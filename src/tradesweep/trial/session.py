@@ -232,7 +232,7 @@ class TrialSession:
             facts=self._facts(evaluation.sharpe),
         )
         now = time.time_ns() // 1000
-        records = dict(evaluation.records or {})
+        records: dict[Record, Mapping[str, Any]] = dict(evaluation.records or {})
         records[Record.EVALUATIONS] = self._evaluation_row(evaluation, score, eligible, now)
         records[Record.EVALUATION_CURVES] = self._curve_row(evaluation)
         records[Record.ITERATIONS] = self._iteration_row(metrics, now)

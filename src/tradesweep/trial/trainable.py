@@ -23,6 +23,7 @@ from tradesweep.errors import RecordingError, TrialDiverged
 from tradesweep.names import Metric, TrialStatus
 from tradesweep.recording import connect_recorder
 from tradesweep.trial.assignment import Assignment, SweepContext
+from tradesweep.trial.logs import TrialLog
 from tradesweep.trial.session import IterationResult, TrialSession
 from tradesweep.trial.stopping import SCORE_FLOOR
 
@@ -32,7 +33,7 @@ BARRIER_S = 30.0
 logger = logging.getLogger(__name__)
 
 
-class TrialTrainable(tune.Trainable):  # type: ignore[misc]
+class TrialTrainable(tune.Trainable):
     """One warm process per concurrent trial: `setup` once, `reset_config` for each later trial."""
 
     def setup(self, config: dict[str, Any], context: SweepContext | None = None) -> None:
@@ -44,6 +45,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._runners: list[ActorHandle[Any]] = []
         self._session: TrialSession | None = None
         self._broken: BaseException | None = None
+        self._log = TrialLog()
         self._await_all_slots()
         self._begin(config)
 
@@ -66,6 +68,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._end_session()
         self._assignment = Assignment.from_config(config)
+        self._log.begin(self.context.folders.logs(self.context.sweep_id), self._assignment.trial_no)
+        logger.info("trial %s begins: %s", self._assignment.trial_no, dict(self._assignment.params))
         self._last: IterationResult | None = None
         self._broken = None
         try:
@@ -113,6 +117,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             return self._failed(TrialStatus.CRASHED, error)
         except Exception as error:
             return self._failed(TrialStatus.FAILED, error)
+        logger.info("%s", self._last)
         return self._result(self._last, done=self._last.status != TrialStatus.RUNNING)
 
     def _result(self, result: IterationResult, *, done: bool) -> dict[str, Any]:
@@ -127,7 +132,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _failed(self, status: TrialStatus, error: BaseException) -> dict[str, Any]:
         """End the trial as failed. Its runners are let go: their state is unknown."""
-        logger.error("trial %s %s: %s", self._assignment.trial_no, status, error)
+        logger.error("trial %s %s", self._assignment.trial_no, status, exc_info=error)
         self._discard_runners()
         last = self._last
         return {
@@ -156,3 +161,4 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         """Called when Tune lets the process go."""
         self._end_session()
         self._discard_runners()
+        self._log.end()
