@@ -61,12 +61,14 @@ class PointSearch:
             self._study.enqueue_trial(encode_point(self._space, self._given.pop(0)))
         elif self._is_grid:
             return None
+        trial = self._study.ask()
+        point = suggest_point(trial, self._space)
         for _ in range(REDRAWS):
-            trial = self._study.ask()
-            point = suggest_point(trial, self._space)
             if point_hash(point) not in self._seen:
                 break
             self._study.tell(trial, state=TrialState.FAIL)
+            trial = self._study.ask()
+            point = suggest_point(trial, self._space)
         self._seen.add(point_hash(point))
         self._trials[trial_no] = trial
         return point
