@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	    || { echo "setup: Python 3.11 or newer is needed; name one: make setup PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setup: installing the versions of constraints.txt (minutes the first time, and quiet)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "setup: done"
 
@@ -94,7 +94,7 @@ test-all: $(READY)  ## | all tests
 check: $(READY)  ## | format, lint, types, and the floors between the packages
 	@echo "check: ruff format"; $(BIN)/ruff format --quiet --check .
 	@echo "check: ruff"; $(BIN)/ruff check --quiet .
-	@echo "check: mypy"; $(BIN)/mypy --no-error-summary
+	@echo "check: mypy"; $(BIN)/mypy --no-error-summary --num-workers 2
 	@echo "check: import-linter"; said="$$($(BIN)/lint-imports --no-logo)" || { echo "$$said" >&2; exit 1; }
 
 format: $(READY)  ## | put the code into its format and mend what ruff can

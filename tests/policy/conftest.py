@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tradesweep.env import Costs, EnvConfig
 from tradesweep.market import Bars, Market, Scaler, Split
 from tradesweep.policy import Evaluation, PlainPolicy, PolicySpec, build_policy_spec, evaluate_targets
+from tradesweep.spec import SweepSpec
 
 DAY_US = 86_400_000_000
 N_FEATURES = 3
@@ -77,14 +77,22 @@ def make_layers(kind: str, hiddens, n_actions: int, width: int, activation: str,
     return layers, weights
 
 
-def make_spec(market: Market, config: EnvConfig, layers, algorithm: str = "ppo") -> PolicySpec:
-    """The experiment as `build_policy_spec` sees it."""
-    rules = SimpleNamespace(source="synthetic", model_dump=lambda mode, exclude: {"calendar": "sessions"})
-    feature = SimpleNamespace(name="csv_columns", params={"names": ["f0", "f1", "f2"]})
-    experiment = SimpleNamespace(
-        algorithm=algorithm, features=(feature,), market=rules, plugins=("/somewhere/mine.py",)
+def make_experiment(algorithm: str = "ppo") -> SweepSpec:
+    return SweepSpec(
+        experiment="walk",
+        sweep="walk",
+        algorithm=algorithm,
+        plugins=("/somewhere/mine.py",),
+        market={"source": "csv", "path": "/somewhere/walk.csv", "periods_per_year": 252, "timezone": "UTC"},
+        features=({"name": "csv_columns", "params": {"names": ["f0", "f1", "f2"]}},),
+        splits={"train": 100, "validation": 125, "test": 75},
+        env={"fill": "next_open"},
+        budget={"trials": 1, "env_steps_per_trial": 1000},
     )
-    return build_policy_spec(experiment, market, config, layers=layers)
+
+
+def make_spec(market: Market, config: EnvConfig, layers, algorithm: str = "ppo") -> PolicySpec:
+    return build_policy_spec(make_experiment(algorithm), market, config, layers=layers)
 
 
 def make_policy(

@@ -52,8 +52,8 @@ def same_rows(one, other, *, shift: int = 0) -> None:
                 np.testing.assert_array_equal(column, expected, err_msg=f"{kind}.{name}")
 
 
-def slow_run(policy, market, config, split: str) -> list[float]:
-    """The environment page's loop with one lane: observe, act, step."""
+def slow_run(policy, market, config, split: str) -> tuple[list[float], list[float]]:
+    """The environment page's loop with one lane: observe, act, step. Equities and rewards."""
     bounds = market.splits[split]
     kernel = Kernel(
         market.bars,
@@ -75,13 +75,13 @@ def slow_run(policy, market, config, split: str) -> list[float]:
     )
     kernel.reset(np.array([True]), np.array([bounds.start]), np.array([bounds.stop]))
     reward.reset(np.array([True]))
-    equity = []
+    equity, rewards = [], []
     while not kernel.done_E[0]:
         action = policy.act(observer.build(kernel, reward.state_E()))[0]
         row = kernel.step(np.array([config.positions[action]]))
-        reward(row, kernel)
+        rewards.append(float(reward(row, kernel)[0]))
         equity.append(float(row.equity[0]))
-    return equity
+    return equity, rewards
 
 
 # --- the numbers ----------------------------------------------------------------------------------------------
@@ -134,8 +134,10 @@ def test_after_ruin_the_rest_of_the_split_returns_zero(box):
 def test_evaluation_is_the_loop_of_the_environment_page(box, market, fill, reward, params, kind):
     config = box.config(fill=fill, reward=reward, reward_params=params)
     policy = box.policy(market, config, kind=kind)
-    found = evaluate(policy, market, config, split="validation")
-    assert found.equity_T.tolist() == slow_run(policy, market, config, "validation")
+    found = evaluate(policy, market, config, split="validation", record=count(1).__next__)
+    equity, rewards = slow_run(policy, market, config, "validation")
+    assert found.equity_T.tolist() == equity
+    assert found.records[Record.STEPS]["reward"].tolist() == rewards
     assert found.trades > 5
 
 

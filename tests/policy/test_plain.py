@@ -217,8 +217,11 @@ def test_policy_json_says_what_a_signal_needs(box, market, config, tmp_path):
     assert document["observation"][0] == {"part": "features", "width": 6}
     assert document["heads"]["value"] == [{"weight": "value.0.weight", "bias": "value.0.bias", "activation": "linear"}]
     assert document["market"]["sha256"] == "ab" * 32
-    assert document["market"]["rules"] == {"calendar": "sessions"}
+    assert document["market"]["source"] == "csv"
+    assert document["market"]["rules"]["timezone"] == "UTC"
+    assert document["market"]["rules"]["calendar"] == "sessions"
     assert document["plugins"] == ["mine.py"]
+    assert "/somewhere" not in (tmp_path / "policy.json").read_text()
 
 
 def test_the_environment_comes_back_as_it_was(box, market, config):

@@ -374,6 +374,11 @@ class World:
     def store(self) -> Store:
         return open_store(self.path)
 
+    @staticmethod
+    def rises(bar: int) -> bool:
+        """Whether a position opened at the next bar's open earns something by its close."""
+        return CLOSES[bar + 1] > OPENS[bar + 1]
+
     def open_trial(self, number: int, sweep_id: str = SWEEP) -> int:
         point = json.dumps({"lr": 0.001 * (number + 1)})
         params = json.dumps({"lr": 0.001 * (number + 1), "gamma": 0.99})
@@ -417,6 +422,11 @@ def world(tmp_path: Path) -> Any:
     made = World(tmp_path / "small.db")
     yield made
     made.writer.close()
+
+
+@pytest.fixture(scope="session")
+def world_type() -> type[World]:
+    return World
 
 
 @pytest.fixture(scope="session")

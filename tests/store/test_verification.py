@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tradesweep.errors import CheckpointError, NotFound
+from tradesweep.errors import CheckpointError, NotFound, StoreError
 from tradesweep.names import SweepStatus, TrialStatus
 from tradesweep.store import open_store, verify
 from tradesweep.store.rules import RULES
@@ -23,7 +23,6 @@ FLIP = "(SELECT step_id FROM fills WHERE leg = 1 ORDER BY 1 LIMIT 1)"
 TRADE = f"episode_no = {TRAIN} AND trade_no = 1"
 
 CORRUPTIONS: list[tuple[str, str]] = [
-    ("integrity", "UPDATE episodes SET role = 'chaos' WHERE episode_no = " + TRAIN),
     ("foreign_keys", "UPDATE evaluation_curves SET episode_no = 999 WHERE episode_no = " + VALIDATION),
     ("steps_have_episodes", "DELETE FROM episodes WHERE episode_no = " + TRAIN),
     ("steps_have_episodes", "UPDATE steps SET step_id = 5 WHERE step_id = " + STEP),
@@ -82,6 +81,8 @@ CORRUPTIONS: list[tuple[str, str]] = [
     ("trade_sums", "UPDATE trades SET borrow = borrow + 0.01 WHERE status = 'MARKED'"),
     ("trade_sums", "UPDATE trades SET pnl = pnl + 0.01 WHERE status = 'MARKED'"),
     ("trade_sums", "UPDATE fills SET price = price * 1.001 WHERE step_id = " + FILL),
+    ("episode_costs", "UPDATE trades SET borrow = borrow + 0.01, pnl = pnl - 0.01 WHERE " + TRADE),
+    ("episode_costs", "UPDATE trades SET slippage = slippage + 0.01 WHERE " + TRADE),
     ("batches_without_gap", "UPDATE producers SET last_seq = last_seq + 1 WHERE producer_no = 1"),
     ("incarnations", "UPDATE producers SET epoch = 3 WHERE epoch = 2"),
     ("incarnations", "UPDATE producers SET ended_at = NULL WHERE end_reason = 'FENCED'"),
@@ -133,8 +134,23 @@ def test_a_planted_corruption_turns_its_rule_red(green: Path, rule: str, stateme
     assert rule in red_rules(green)
 
 
+def test_a_value_that_its_column_forbids_is_red(green: Path) -> None:
+    with closing(sqlite3.connect(green)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, 'notes TEXT', 'notes TEXT NOT NULL')")
+    assert red_rules(green) == {"integrity"}
+
+
+def test_a_damaged_file_is_named_with_its_remedy(green: Path) -> None:
+    with green.open("r+b") as file:
+        file.seek(20 * 4096)
+        file.write(b"\xff" * 40 * 4096)
+    with pytest.raises(StoreError, match="damaged; restore a backup"):
+        verify(open_store(green))
+
+
 def test_every_rule_has_a_corruption_that_proves_it() -> None:
-    assert {rule for rule, _ in CORRUPTIONS} == {rule.name for rule in RULES}
+    assert {rule for rule, _ in CORRUPTIONS} | {"integrity"} == {rule.name for rule in RULES}
 
 
 def test_a_red_result_counts_its_rows_and_shows_the_first(green: Path) -> None:

@@ -105,7 +105,7 @@ class PolicySpec:
             "plugins": list(self.plugins),
             "versions": dict(self.versions),
         }
-        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+        return _write_document(document)
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "policy.json") -> PolicySpec:
@@ -157,6 +157,17 @@ def build_policy_spec(
         plugins=tuple(Path(plugin).name for plugin in spec.plugins),
         versions={"tradesweep": __version__, "numpy": np.__version__},
     )
+
+
+def _write_document(document: Mapping[str, Any]) -> str:
+    """JSON with one line per key, and one per element of a list."""
+    lines = []
+    for key, value in document.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(element, allow_nan=False)}" for element in value) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _describe_market(spec: SweepSpec, market: Market) -> dict[str, Any]:

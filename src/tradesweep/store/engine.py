@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
@@ -115,18 +114,26 @@ def read_revision(path: Path) -> str:
     """The schema revision of a database of ours. Raises StoreError or SchemaMismatch when it is not one."""
     if not path.is_file():
         raise StoreError(f"{path}: there is no database; run a sweep first, or set TRADESWEEP_HOME to where it is")
+    _check_header(path)
     try:
-        with closing(sqlite3.connect(_read_only_uri(path), uri=True)) as connection:
-            application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-            if application_id != APPLICATION_ID:
-                raise SchemaMismatch(
-                    f"{path}: this SQLite file was not made by tradesweep and was left alone;"
-                    " move it away, or set TRADESWEEP_DB_URL to another file"
-                )
+        with closing(sqlite3.connect(_untouched_uri(path), uri=True)) as connection:
             rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.Error as error:
         raise describe_error(path, error) from error
     return _known_revision(path, [str(row[0]) for row in rows])
+
+
+def _check_header(path: Path) -> None:
+    """Whose file it is, from its first bytes: SQLite itself would leave traces beside a foreign database."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise describe_error(path, StoreError("file is not a database"))
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise SchemaMismatch(
+            f"{path}: this SQLite file was not made by tradesweep and was left alone;"
+            " move it away, or set TRADESWEEP_DB_URL to another file"
+        )
 
 
 def _known_revision(path: Path, found: list[str]) -> str:
@@ -181,6 +188,12 @@ def _read_only_uri(path: Path) -> str:
     return f"file:{quote(str(path))}?mode=ro"
 
 
+def _untouched_uri(path: Path) -> str:
+    """Read-only, and without the files that SQLite makes beside a database nobody else has open."""
+    is_open = path.with_name(f"{path.name}-wal").exists()
+    return _read_only_uri(path) if is_open else f"{_read_only_uri(path)}&immutable=1"
+
+
 def _check_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise StoreError(f"{path}: the folder of the database does not exist; create {path.parent}")
@@ -216,8 +229,3 @@ def store_errors(path: Path) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise describe_error(path, error) from error
-
-
-def row_dict(row: Any) -> dict[str, Any]:
-    """A result row as a plain dict."""
-    return dict(row._mapping)

@@ -47,23 +47,27 @@ def open_sweep(db: Connection, sweep: NewSweep, *, at: int) -> None:
     if found is None:
         values = asdict(sweep) | {"status": SweepStatus.RUNNING.value, "created_at": at}
         db.execute(insert(Sweep.table()).values(values))
-    elif _is_same_driver(found, sweep) and found.status == SweepStatus.RUNNING:
-        return
     else:
-        _resume_sweep(db, found, sweep, at=at)
+        _check_identity(found, sweep)
+        if _is_same_driver(found, sweep) and found.status == SweepStatus.RUNNING:
+            return
+        _resume_sweep(db, sweep, at=at)
     announce_sweep_opened(db, sweep, at=at)
+
+
+def _check_identity(found: Row[Any], sweep: NewSweep) -> None:
+    if found.identity != sweep.identity:
+        raise StoreError(
+            f"sweep {sweep.sweep_id} has identity {found.identity[:12]}, was opened with {sweep.identity[:12]};"
+            " a changed spec is another sweep: run it with --fresh"
+        )
 
 
 def _is_same_driver(found: Row[Any], sweep: NewSweep) -> bool:
     return all(found._mapping[name] == getattr(sweep, name) for name in _DRIVER)
 
 
-def _resume_sweep(db: Connection, found: Row[Any], sweep: NewSweep, *, at: int) -> None:
-    if found.identity != sweep.identity:
-        raise StoreError(
-            f"sweep {sweep.sweep_id} has identity {found.identity[:12]}, was opened with {sweep.identity[:12]};"
-            " a changed spec is another sweep: run it with --fresh"
-        )
+def _resume_sweep(db: Connection, sweep: NewSweep, *, at: int) -> None:
     _interrupt_trials(db, sweep.sweep_id, at=at)
     values = {name: getattr(sweep, name) for name in _RESUMABLE}
     values |= {"status": SweepStatus.RUNNING.value, "ended_at": None}

@@ -48,7 +48,7 @@ SCRATCH: tuple[tuple[str, str], ...] = (
         "v_steps",
         """
         SELECT e.episode_no, count(*) AS steps, min(s.step_id) AS first_id, max(s.step_id) AS last_id,
-               sum(s.reward) AS reward, sum(abs(s.reward)) AS reward_size,
+               sum(s.reward) AS reward, sum(abs(s.reward)) AS reward_size, sum(s.cost) AS cost,
                min(s.bar - (s.step_id & 16777215)) AS least_start, max(s.bar - (s.step_id & 16777215)) AS most_start,
                min(s.mark_time - s.decision_time) AS least_wait, min(s.mark_price) AS least_price,
                sum(s.fill_price IS NOT NULL) AS filled, max(s.units <> 0.0) AS traded
@@ -349,6 +349,18 @@ RULES: tuple[Rule, ...] = (
             GROUP BY e.episode_no
             HAVING abs(e.pnl - (e.final_equity - e.initial_equity)) > 1e-9 * e.initial_equity
               OR abs(e.pnl - coalesce(sum(d.pnl), 0.0)) > 1e-9 * e.initial_equity
+        """,
+    ),
+    Rule(
+        name="episode_costs",
+        description="what a closed episode's steps cost is what its trades paid in fees, slippage and borrow",
+        sql="""
+            SELECT e.episode_no, s.cost, sum(d.fees + d.slippage + d.borrow) AS paid FROM v_episodes e
+            JOIN v_steps s ON s.episode_no = e.episode_no
+            LEFT JOIN v_trades d ON d.episode_no = e.episode_no
+            WHERE e.recorded AND e.status <> 'OPEN'
+            GROUP BY e.episode_no
+            HAVING abs(s.cost - coalesce(sum(d.fees + d.slippage + d.borrow), 0.0)) > 1e-9 * e.initial_equity
         """,
     ),
     Rule(

@@ -62,7 +62,8 @@ class Writer:
             create_database(self.path)
         check_database(self.path)
         self._engine = write_engine(self.path)
-        self._closed = False
+        with store_errors(self.path), self._engine.begin():
+            self._closed = False
 
     def __enter__(self) -> Writer:
         return self

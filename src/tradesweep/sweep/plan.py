@@ -8,6 +8,7 @@ from typing import Any
 from tradesweep.env import EnvConfig, check_causal, compile_env, compile_market
 from tradesweep.market import LookaheadVerdict, Market, SplitFacts, plan_warnings, split_facts
 from tradesweep.metrics import expected_max_sharpe
+from tradesweep.policy import check_evaluable
 from tradesweep.spec import Choice, Grid, SweepSpec
 from tradesweep.sweep.machine import count_cpus
 from tradesweep.sweep.points import count_points
@@ -71,6 +72,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     check_support(spec)
     market = compile_market(spec)
     config = compile_env(spec, market)
+    for split in ("validation", "test"):
+        check_evaluable(market, config.window_bars, split)
     lookahead = check_causal(spec, market)
     lookahead.check()
     resources = resolve_resources(spec, count_cpus())

@@ -144,7 +144,11 @@ def _recorder(home: Home) -> Iterator[RecorderClient]:
 def _projector(home: Home, recorder: RecorderClient, tracking_uri: str) -> Iterator[ProjectorThread]:
     """The only writer of MLflow."""
     thread = ProjectorThread(
-        open_store(home.database), acknowledge=recorder.mark_outbox, tracking_uri=tracking_uri, home=home
+        open_store(home.database),
+        acknowledge=recorder.mark_outbox,
+        tracking_uri=tracking_uri,
+        home=home,
+        note_run=recorder.note_mlflow_run,
     )
     thread.start()
     try:

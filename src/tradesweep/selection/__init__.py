@@ -1,0 +1,26 @@
+"""Selection: the leaderboard, the candidate after a sweep, and promotion through the gate."""
+
+from tradesweep.selection.candidate import BestCheckpoint, find_best, get_best, register_candidate
+from tradesweep.selection.gate import CHECKS, Case, Check, GateRefused, run_gate
+from tradesweep.selection.leaderboard import Leaderboard, LeaderboardRow, build_leaderboard
+from tradesweep.selection.promote import Force, Promotion, TestReading, promote, rehearse_promotion
+
+__all__ = [
+    "CHECKS",
+    "BestCheckpoint",
+    "Case",
+    "Check",
+    "Force",
+    "GateRefused",
+    "Leaderboard",
+    "LeaderboardRow",
+    "Promotion",
+    "TestReading",
+    "build_leaderboard",
+    "find_best",
+    "get_best",
+    "promote",
+    "register_candidate",
+    "rehearse_promotion",
+    "run_gate",
+]
