@@ -41,7 +41,8 @@ def test_the_test_split_is_not_described(load) -> None:
 
 
 def test_a_ppo_batch_may_not_span_two_evaluations(load) -> None:
-    sweep = "algorithm: ppo\nfixed: {train_batch_size_per_learner: 512, minibatch_size: 64}\nsearch: {lr: {uniform: [0.1, 0.2]}}"
+    fixed = "fixed: {train_batch_size_per_learner: 512, minibatch_size: 64}"
+    sweep = f"algorithm: ppo\n{fixed}\nsearch: {{lr: {{uniform: [0.1, 0.2]}}}}"
     with pytest.raises(SpecError, match=r"budget.env_steps_per_trial must give each of 8 evaluations"):
         make_plan(load(sweep=sweep))
 

@@ -35,7 +35,7 @@ def test_never_more_trials_at_once_than_there_are(load) -> None:
     ],
 )
 def test_what_can_never_be_scheduled_is_refused_with_its_place(load, override: str, message: str) -> None:
-    with pytest.raises(SpecError, match="--set|experiments.yaml") as refused:
+    with pytest.raises(SpecError, match=r"--set|experiments\.yaml") as refused:
         resolve_resources(load(override), cpus=2)
     assert message in str(refused.value)
 

@@ -7,6 +7,7 @@ written down before anything is done with it. What was read cannot be read a sec
 from __future__ import annotations
 
 import getpass
+import json
 import socket
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,11 @@ def _is_of(reading: ReadingRow, best: BestCheckpoint) -> bool:
 
 
 def _earlier_reading(case: Case, reading: ReadingRow, number: int) -> TestReading:
-    return TestReading(sharpe=reading.sharpe, at=reading.at, earlier=True, number=number, details={})
+    promotions = case.store.list_promotions(model=case.best.model)
+    same = (row for row in promotions if row.manifest_sha256 == case.best.checkpoint.manifest_sha256)
+    told = (json.loads(row.details_json).get("reading") or {} for row in same)
+    details = next((reading["details"] for reading in told if reading.get("details")), {})
+    return TestReading(sharpe=reading.sharpe, at=reading.at, earlier=True, number=number, details=details)
 
 
 def _reading_row(case: Case, evaluation: Evaluation, first_time: int, last_time: int) -> NewTestReading:
@@ -305,8 +310,9 @@ def _to_row(best: BestCheckpoint, promotion: Promotion, force: Force | None) -> 
 
 def _is_recorded(store: Store, promotion: Promotion) -> bool:
     """The store knows that this version became champion: a promotion that died after MLflow's part is made up for."""
-    rows = store.list_promotions(model=promotion.model)
-    return any(row.version == str(promotion.version) and row.verdict in ("PASSED", "FORCED") for row in rows)
+    moves = (row for row in store.list_promotions(model=promotion.model) if row.version is not None)
+    newest = next(moves, None)
+    return newest is not None and newest.version == str(promotion.version)
 
 
 def _text(version: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """The rules of a database, each as a query for the rows that break it.
 
-The queries read scratch tables which `verification` makes once per run (`SCRATCH`): the trials and episodes in
+The queries read scratch tables (computed columns are cast there, since SQLite uses no index on a column without a
+type) which `verification` makes once per run (`SCRATCH`): the trials and episodes in
 question, what the steps of each episode add up to, and where lanes stood at each checkpoint. `recorded` is 0 for
 training episodes of a sweep that records the steps of evaluations alone; they have totals and trades, and no steps.
 
@@ -60,23 +61,20 @@ SCRATCH: tuple[tuple[str, str], ...] = (
     (
         "v_moves",
         """
-        SELECT * FROM (
-            SELECT s.step_id, s.equity, s.units, s.units - lag(s.units) OVER moves AS moved,
-                   lag(s.equity) OVER moves
-                     + lag(s.units) OVER moves * (coalesce(s.fill_price, s.mark_price) - lag(s.mark_price) OVER moves)
-                     + s.units * (s.mark_price - coalesce(s.fill_price, s.mark_price)) - s.cost AS expected,
-                   abs(s.equity) + abs(s.units * s.mark_price) + abs(lag(s.units) OVER moves * s.mark_price) AS size,
-                   s.fill_price IS NOT NULL AS filled
-            FROM steps s WINDOW moves AS (ORDER BY s.step_id)
-        )
-        WHERE step_id & 16777215 > 0
-          AND (filled OR moved <> 0.0 OR abs(equity - expected) > 1e-9 * size)
+        SELECT s.step_id, s.equity, s.units, s.units - p.units AS moved,
+               p.equity + p.units * (coalesce(s.fill_price, s.mark_price) - p.mark_price)
+                 + s.units * (s.mark_price - coalesce(s.fill_price, s.mark_price)) - s.cost AS expected,
+               abs(s.equity) + abs(s.units * s.mark_price) + abs(p.units * s.mark_price) AS size
+        FROM steps s JOIN steps p ON p.step_id = s.step_id - 1
+        WHERE s.step_id & 16777215 > 0 AND (s.fill_price IS NOT NULL OR s.units <> p.units
+          OR abs(s.equity - (p.equity + p.units * (s.mark_price - p.mark_price) - s.cost))
+            > 1e-9 * (abs(s.equity) + abs(s.units * s.mark_price)))
         """,
     ),
     (
         "v_legs",
         """
-        SELECT f.step_id >> 24 AS episode_no, f.trade_no, min(f.step_id) AS first_id, max(f.step_id) AS last_id,
+        SELECT e.episode_no, f.trade_no, min(f.step_id) AS first_id, max(f.step_id) AS last_id,
                sum(CASE WHEN f.operation LIKE 'ENTRY%' THEN abs(f.quantity) ELSE 0.0 END) AS entered,
                sum(CASE WHEN f.operation LIKE 'ENTRY%' THEN abs(f.quantity) * f.price ELSE 0.0 END) AS entry_notional,
                sum(CASE WHEN f.operation LIKE 'EXIT%' THEN abs(f.quantity) ELSE 0.0 END) AS exited,
@@ -108,8 +106,9 @@ SCRATCH: tuple[tuple[str, str], ...] = (
     (
         "v_lanes",
         """
-        SELECT c.trial_id, c.attempt, c.iteration, json_extract(lane.value, '$[0]') AS episode_no,
-               json_extract(lane.value, '$[0]') >> 20 AS producer_no, json_extract(lane.value, '$[1]') AS t
+        SELECT c.trial_id, c.attempt, c.iteration, CAST(json_extract(lane.value, '$[0]') AS INTEGER) AS episode_no,
+               CAST(json_extract(lane.value, '$[0]') >> 20 AS INTEGER) AS producer_no,
+               CAST(json_extract(lane.value, '$[1]') AS INTEGER) AS t
         FROM v_checkpoints c JOIN json_each(c.lanes) lane
         """,
     ),

@@ -17,10 +17,12 @@ import ray
 from ray import tune
 from ray.tune.stopper import Stopper
 
+from tradesweep.errors import TradesweepError
 from tradesweep.home import Home
 from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
+from tradesweep.selection import register_candidate
 from tradesweep.store import NewSweep, open_store
 from tradesweep.sweep.bridge import Ledger, PruningScheduler, SearcherBridge, TrialCloser
 from tradesweep.sweep.cluster import ray_session
@@ -81,7 +83,8 @@ def run_sweep(
             on_started(plan.sweep_id)
         ledger = run_trials(plan, home, recorder, interruption)
         status = close_sweep(plan, home, recorder, ledger, interruption)
-        del projector
+        if projector.stop(DRAIN_S):
+            register_winner(plan, home)
     return count_outcome(plan, home, status, interruption)
 
 
@@ -271,7 +274,7 @@ def name_trial(trial: Any) -> str:
 def close_sweep(
     plan: Plan, home: Home, recorder: RecorderClient, ledger: Ledger, interruption: Interruption
 ) -> SweepStatus:
-    """Say how it ended, and register the best checkpoint as candidate."""
+    """Say how it ended."""
     store = open_store(home.database)
     trials = store.list_trials(plan.sweep_id)
     if interruption.signal is not None or ledger.left > 0:
@@ -282,6 +285,14 @@ def close_sweep(
         status = SweepStatus.FAILED
     recorder.close_sweep(plan.sweep_id, status)
     return status
+
+
+def register_winner(plan: Plan, home: Home) -> None:
+    """Make the best checkpoint the candidate. A registry that is away does not undo a sweep: promote does it later."""
+    try:
+        register_candidate(open_store(home.database), home, plan.sweep_id)
+    except TradesweepError as error:
+        logger.warning("the best checkpoint could not be registered as candidate: %s", error)
 
 
 def count_outcome(
