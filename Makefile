@@ -2,7 +2,7 @@
 #
 #   PYTHON   the Python that makes the virtual environment (3.11 or newer)
 #   EXP      an experiment of experiments.yaml
-#   SET      settings to override, split like shell words: SET="budget.trials=4 seed=1"
+#   SET      settings to override: SET="budget.trials=4 seed=1"
 #   TRIAL    a trial number, for `make logs`
 
 SHELL := /bin/bash
@@ -49,10 +49,10 @@ experiments: $(READY)  ## | the experiments of experiments.yaml
 	@$(TRADESWEEP) experiments
 
 plan: need-exp $(READY)  ## EXP=x [SET="a.b=1 c=2"] | what a sweep would do and need; starts nothing
-	@$(call with_settings,plan)
+	@$(TRADESWEEP) plan "$$EXP" $${SET:+--set "$$SET"}
 
 sweep: need-exp $(READY)  ## EXP=x [SET="a.b=1 c=2"] | run a sweep, or go on with it
-	@$(call with_settings,sweep)
+	@$(TRADESWEEP) sweep "$$EXP" $${SET:+--set "$$SET"}
 
 status: $(READY)  ## [EXP=x] | sweeps and trials, progress, best so far
 	@$(TRADESWEEP) status $${EXP:+"$$EXP"}
@@ -109,10 +109,3 @@ clean:  ## | delete caches and build outputs; results and the virtual environmen
 
 need-exp:
 	@test -n "$$EXP" || { echo 'EXP is missing: make $(firstword $(MAKECMDGOALS)) EXP=dqn_lr (make experiments lists them)' >&2; exit 2; }
-
-# `tradesweep <command> <experiment> --set <word> ...`, one --set a word of SET.
-define with_settings
-words="$$(printf '%s' "$$SET" | xargs printf '%s\n')" || exit 2; set -- $(1) "$$EXP"; \
-while IFS= read -r word; do if test -n "$$word"; then set -- "$$@" --set "$$word"; fi; done <<< "$$words"; \
-$(TRADESWEEP) "$$@"
-endef

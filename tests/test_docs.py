@@ -14,6 +14,7 @@ import yaml
 
 from tradesweep import errors
 from tradesweep.cli.main import app
+from tradesweep.cli.options import split_settings
 from tradesweep.names import SweepStatus
 from tradesweep.spec import list_experiments, load_spec
 from tradesweep.store import Writer
@@ -65,7 +66,7 @@ def recipe_commands() -> list[list[str]]:
     """The sub-commands that the Makefile calls."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     called = re.findall(r"\$\(TRADESWEEP\) ([a-z-]+(?: reset)?)", makefile)
-    return [["tradesweep", *words.split()] for words in [*called, *re.findall(r"with_settings,(\w+)", makefile)]]
+    return [["tradesweep", *words.split()] for words in called]
 
 
 def subcommand_of(words: list[str]) -> tuple[typer.core.TyperGroup | typer.core.TyperCommand, list[str]]:
@@ -132,7 +133,7 @@ def test_the_example_of_the_readme_is_a_complete_experiment(tmp_path: Path) -> N
     plan = make_plan(load_spec("my_dqn", root=tmp_path))
     assert plan.trials == 8
     setting = next(words for words in MAKE_COMMANDS if any("search.lr" in word for word in words))[-1]
-    overrides = shlex.split(setting.removeprefix("SET="))
+    overrides = split_settings([setting.removeprefix("SET=")])
     assert make_plan(load_spec("my_dqn", root=tmp_path, overrides=overrides)).trials == 16
 
 

@@ -417,9 +417,16 @@ def write_small_sweep(world: World) -> None:
     world.writer.close_sweep(SWEEP, SweepStatus.FINISHED)
 
 
+@pytest.fixture(scope="session")
+def empty_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    Writer(path).close()
+    return path
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Any:
-    made = World(tmp_path / "small.db")
+def world(tmp_path: Path, empty_template: Path) -> Any:
+    made = World(Path(shutil.copy(empty_template, tmp_path / "small.db")))
     yield made
     made.writer.close()
 

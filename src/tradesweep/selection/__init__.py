@@ -3,7 +3,14 @@
 from tradesweep.selection.candidate import BestCheckpoint, find_best, get_best, register_candidate
 from tradesweep.selection.gate import CHECKS, Case, Check, GateRefused, run_gate
 from tradesweep.selection.leaderboard import Leaderboard, LeaderboardRow, build_leaderboard
-from tradesweep.selection.promote import Force, Promotion, TestReading, promote, rehearse_promotion
+from tradesweep.selection.promote import (
+    Force,
+    Promotion,
+    TestReading,
+    describe_refusal,
+    promote,
+    rehearse_promotion,
+)
 
 __all__ = [
     "CHECKS",
@@ -17,6 +24,7 @@ __all__ = [
     "Promotion",
     "TestReading",
     "build_leaderboard",
+    "describe_refusal",
     "find_best",
     "get_best",
     "promote",

@@ -199,7 +199,7 @@ def _earlier_reading(case: Case, reading: ReadingRow, number: int) -> TestReadin
     promotions = case.store.list_promotions(model=case.best.model)
     same = (row for row in promotions if row.manifest_sha256 == case.best.checkpoint.manifest_sha256)
     told = (json.loads(row.details_json).get("reading") or {} for row in same)
-    details = next((reading["details"] for reading in told if reading.get("details")), {})
+    details: dict[str, Any] = next((reading["details"] for reading in told if reading.get("details")), {})
     return TestReading(sharpe=reading.sharpe, at=reading.at, earlier=True, number=number, details=details)
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tradesweep.spec.problems import RuleBroken, is_a
 
 Condition = dict[str, Any]
+
+MOST_STEPS = 1_000_000
+"""Of a quantised range."""
 
 
 class _Distribution(BaseModel):
     """Fields all distributions share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     when: Condition | None = None
     """Drawn only where these other parameters have these values (a value, or a list of them)."""
@@ -24,8 +31,7 @@ class _Range(_Distribution):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, was [{self.low:g}, {self.high:g}]")
+        _check_order(self.low, self.high)
         return self
 
 
@@ -43,7 +49,7 @@ class LogUniform(_Range):
     @model_validator(mode="after")
     def _positive(self) -> Self:
         if self.low <= 0:
-            raise ValueError(f"low must be > 0 on a log scale, was {self.low:g}")
+            raise RuleBroken("low", "must be > 0 on a log scale", self.low)
         return self
 
 
@@ -55,9 +61,13 @@ class QUniform(_Range):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        steps = (self.high - self.low) / self.q if self.q > 0 else 0.0
-        if self.q <= 0 or abs(steps - round(steps)) > 1e-9:
-            raise ValueError(f"q must be > 0 and divide high - low = {self.high - self.low:g}, was {self.q:g}")
+        if self.q <= 0:
+            raise RuleBroken("q", "must be > 0", self.q)
+        steps = (self.high - self.low) / self.q
+        if not steps <= MOST_STEPS:
+            raise RuleBroken("q", f"must divide high - low into at most {MOST_STEPS} steps", self.q)
+        if abs(steps - round(steps)) > 1e-9:
+            raise RuleBroken("q", f"must divide high - low = {self.high - self.low:g}", self.q)
         return self
 
 
@@ -70,8 +80,7 @@ class RandInt(_Distribution):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, was [{self.low}, {self.high}]")
+        _check_order(self.low, self.high)
         return self
 
 
@@ -83,10 +92,9 @@ class _Options(_Distribution):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if not self.options:
-            raise ValueError("must offer at least one option, was empty")
-        texts = [repr(option) for option in self.options]
-        if len(set(texts)) < len(texts):
-            raise ValueError(f"options must differ, were {', '.join(texts)}")
+            raise RuleBroken("", "must offer at least one option", [])
+        if len({repr(option) for option in self.options}) < len(self.options):
+            raise RuleBroken("", "must offer different options", list(self.options))
         return self
 
 
@@ -102,42 +110,89 @@ class Grid(_Options):
     kind: Literal["grid"] = "grid"
 
 
-Distribution = Annotated[Uniform | LogUniform | QUniform | RandInt | Choice | Grid, Field(discriminator="kind")]
+AnyDistribution = Uniform | LogUniform | QUniform | RandInt | Choice | Grid
+Distribution = Annotated[AnyDistribution, Field(discriminator="kind")]
 
-ARGUMENTS: dict[str, tuple[str, ...] | None] = {
-    "uniform": ("low", "high"),
-    "loguniform": ("low", "high"),
-    "quniform": ("low", "high", "q"),
-    "randint": ("low", "high"),
-    "choice": None,
-    "grid": None,
+KINDS: dict[str, type[AnyDistribution]] = {
+    "uniform": Uniform,
+    "loguniform": LogUniform,
+    "quniform": QUniform,
+    "randint": RandInt,
+    "choice": Choice,
+    "grid": Grid,
 }
-"""YAML words of the distributions and what their list holds; None: options."""
+"""Distributions by the word that stands in a sweep file."""
+
+Clean = Callable[[Any], Any]
 
 
-def normalise(written: Any) -> dict[str, Any]:
-    """`{loguniform: [1e-4, 1e-2], when: ...}` as fields of the model. Raises ValueError with rule and value."""
+def read_distribution(written: Any, clean: Clean = lambda value: value) -> AnyDistribution:
+    """Read `{loguniform: [1e-4, 1e-2], when: ...}`; `clean` brings options into the form of their key.
+
+    Raises RuleBroken.
+    """
+    kind, values = _kind_of(written)
+    try:
+        return KINDS[kind](when=_condition_of(written), **_arguments(kind, values, clean))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        broken = problem.get("ctx", {}).get("error")
+        if isinstance(broken, RuleBroken):
+            raise broken from None
+        raise RuleBroken(".".join(map(str, problem["loc"])), "must be a number", problem["input"]) from None
+
+
+def contains(domain: AnyDistribution, value: Any) -> bool:
+    """Whether `value` can be drawn from `domain`."""
+    if isinstance(domain, (Choice, Grid)):
+        return repr(value) in {repr(option) for option in domain.options}
+    if not is_a(value, int) and not (is_a(value, float) and not isinstance(domain, RandInt)):
+        return False
+    inside = bool(domain.low <= value <= domain.high)
+    if not isinstance(domain, QUniform):
+        return inside
+    steps = (value - domain.low) / domain.q
+    return inside and abs(steps - round(steps)) <= 1e-9
+
+
+def _kind_of(written: Any) -> tuple[str, Any]:
+    words = ", ".join(KINDS)
     if not isinstance(written, dict):
-        raise ValueError(f"must be one of {', '.join(ARGUMENTS)}, as in {{uniform: [0, 1]}}, was {written!r}")
-    kinds = [key for key in written if key in ARGUMENTS]
-    unknown = [key for key in written if key not in ARGUMENTS and key != "when"]
+        remedy = "a constant stands under fixed, one of several values is {choice: [...]}"
+        raise RuleBroken("", f"must be one of {words}, as in {{uniform: [0, 1]}}", written, remedy)
+    kinds = [key for key in written if key in KINDS]
+    unknown = [key for key in written if key not in KINDS and key != "when"]
     if len(kinds) != 1 or unknown:
         named = ", ".join(map(str, unknown or kinds)) or "nothing"
-        raise ValueError(f"must be exactly one of {', '.join(ARGUMENTS)} (and perhaps when), was {named}")
-    kind = kinds[0]
-    return {"kind": kind, "when": written.get("when"), **_arguments(kind, written[kind])}
+        raise RuleBroken("", f"must be exactly one of {words} (and perhaps when)", named)
+    return kinds[0], written[kinds[0]]
 
 
-def _arguments(kind: str, values: Any) -> dict[str, Any]:
-    names = ARGUMENTS[kind]
-    if not isinstance(values, list):
-        raise ValueError(f"{kind} must be a list, was {values!r}")
-    if names is None:
-        return {"options": tuple(values)}
-    if len(values) != len(names) or not all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
+def _condition_of(written: dict[str, Any]) -> Condition | None:
+    when = written.get("when")
+    if "when" in written and (not isinstance(when, dict) or not when):
+        raise RuleBroken("when", "must be other parameters and their values, as in {double_q: true}", when)
+    return when
+
+
+def _arguments(kind: str, values: Any, clean: Clean) -> dict[str, Any]:
+    if kind in ("choice", "grid"):
+        if not isinstance(values, list):
+            raise RuleBroken("", f"{kind} must be a list of options", values)
+        return {"options": tuple(clean(value) for value in values)}
+    names = ("low", "high", "q") if kind == "quniform" else ("low", "high")
+    number, form = (int, "whole numbers") if kind == "randint" else (float, "numbers")
+    if (
+        not isinstance(values, list)
+        or len(values) != len(names)
+        or not all(is_a(value, int) or is_a(value, number) for value in values)
     ):
-        raise ValueError(f"{kind} must be [{', '.join(names)}] in numbers, was {values!r}")
-    if kind != "randint":
-        values = [float(value) for value in values]
-    return dict(zip(names, values, strict=True))
+        raise RuleBroken("", f"{kind} must be [{', '.join(names)}] in {form}", values)
+    return {name: number(value) for name, value in zip(names, values, strict=True)}
+
+
+def _check_order(low: float, high: float) -> None:
+    if not low < high:
+        raise RuleBroken("low", f"must be below high ({high:g})", low)
+    if not math.isfinite(high - low):
+        raise RuleBroken("high", "must be a finite distance above low", high)

@@ -15,6 +15,8 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
+from tradesweep.spec.problems import is_a
+
 ALGORITHMS = ("dqn", "ppo")
 
 
@@ -42,7 +44,21 @@ class Key:
             return f"must be {WORDS[self.type]}"
         if self.options is not None and value not in self.options:
             return f"must be one of {', '.join(self.options)}"
-        return self._out_of_bounds(value) if self.type in ("float", "int") else None
+        return next((rule for number in self._numbers(value) if (rule := self._out_of_bounds(number))), None)
+
+    def clean(self, value: Any) -> Any:
+        """`value` in the form of the key, so that `1` and `1.0` are one value; what does not fit stays as it is."""
+        if self.type == "float" and is_a(value, int):
+            return float(value)
+        if self.type == "schedule" and _is_schedule(value):
+            return [[step, float(height)] for step, height in value] if isinstance(value, list) else float(value)
+        return value
+
+    def _numbers(self, value: Any) -> list[float]:
+        """What the bounds hold for."""
+        if self.type not in ("float", "int", "schedule"):
+            return []
+        return [height for _, height in value] if isinstance(value, list) else [value]
 
     def _out_of_bounds(self, value: float) -> str | None:
         if self.least is not None and value < self.least:
@@ -55,34 +71,31 @@ class Key:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return is_a(value, int) or is_a(value, float)
 
 
 def _is_schedule(value: Any) -> bool:
-    """A number, or [[step, value], ...] from step 0 on, as RLlib's schedulers want it."""
-    if _is_number(value):
-        return True
-    if not isinstance(value, list) or not value:
+    """A number, or [[step, value], ...] from step 0 on, at least two, as RLlib's schedulers want it."""
+    if not isinstance(value, list):
+        return _is_number(value)
+    if len(value) < 2 or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         return False
-    pairs = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value)
-    return pairs and value[0][0] == 0 and all(a[0] < b[0] for a, b in pairwise(value))
+    if not all(is_a(step, int) and _is_number(height) for step, height in value):
+        return False
+    return bool(value[0][0] == 0 and all(a[0] < b[0] for a, b in pairwise(value)))
 
 
 def _is_hiddens(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and bool(value)
-        and all(_is_int(width) and 0 < width <= 8192 for width in value)
+        and all(is_a(width, int) and 0 < width <= 8192 for width in value)
     )
 
 
 TYPES = {
     "float": _is_number,
-    "int": _is_int,
+    "int": lambda value: is_a(value, int),
     "bool": lambda value: isinstance(value, bool),
     "text": lambda value: isinstance(value, str),
     "hiddens": _is_hiddens,
@@ -93,8 +106,8 @@ WORDS = {
     "int": "a whole number",
     "bool": "true or false",
     "text": "a word",
-    "hiddens": "a list of layer widths, as [64, 64]",
-    "schedule": "a number or a list of [step, value] pairs from step 0 on",
+    "hiddens": "a list of layer widths from 1 to 8192, as [64, 64]",
+    "schedule": "a number or two and more [step, value] pairs, steps rising from 0",
 }
 
 MODEL_KEYS = {
@@ -139,6 +152,14 @@ OWNED = {
 }
 """Keys that belong elsewhere, and where."""
 
+OWNED_PREFIXES = {
+    "num_gpus_per_": "resources.gpus_per_trial",
+    "num_cpus_per_": "resources.cpus_per_trial",
+    "evaluation_": "evaluation",
+    "replay_buffer_": "replay_buffer_config.capacity, .type, .alpha or .beta",
+}
+"""Families of such keys."""
+
 NEVER_TUNED = frozenset(
     {
         "market", "features", "splits", "env", "evaluation", "budget", "searcher", "pruner",
@@ -148,6 +169,19 @@ NEVER_TUNED = frozenset(
     }
 )  # fmt: skip
 """Costs, limits, splits, data and objective: a search that may choose them chooses the easiest question."""
+
+
+FLATTENED = ("model", "replay_buffer_config")
+"""Written nested or with a dot: `model: {hiddens: ...}` is `model.hiddens`."""
+
+
+def flatten_keys(written: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Keys with their dots, and values, in the order written."""
+    flat: list[tuple[str, Any]] = []
+    for key, value in written.items():
+        nested = key in FLATTENED and isinstance(value, dict)
+        flat += [(f"{key}.{below}", deeper) for below, deeper in value.items()] if nested else [(key, value)]
+    return flat
 
 
 @cache
@@ -162,21 +196,34 @@ def keys_of(algorithm: str) -> Mapping[str, Key]:
     return {**rllib, **MODEL_KEYS, **own}
 
 
+MOST_LISTED = 40
+"""Known names that a message lists."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`did you mean lr?`, or the list of what is known."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]}?"
+    listed = ", ".join(names[:MOST_LISTED]) + (", ..." if len(names) > MOST_LISTED else "")
+    return f"known are {listed}" if names else ""
 
 
 def place_of(algorithm: str, name: str, *, searched: bool) -> tuple[str, str]:
     """Why `name` is refused, and what to do: (rule, remedy)."""
-    if name.split(".")[0] in NEVER_TUNED:
+    first, _, rest = name.partition(".")
+    if first in NEVER_TUNED:
         where = "search" if searched else "fixed"
-        return (
-            f"must not stand under {where}: costs, splits, data and objective are never tuned",
-            "set it in experiments.yaml",
-        )
-    if name in OWNED:
-        return "is not a key of the algorithm here", f"it is {OWNED[name]}"
-    return f"must be a training key of {algorithm}", suggest(name, keys_of(algorithm))
+        rule = f"must not stand under {where}: costs, splits, data and objective are never tuned"
+        return rule, "set it in experiments.yaml"
+    if owner := OWNED.get(name) or OWNED.get(rest) or _owner_by_prefix(name):
+        return f"must not stand here: it is no key of {algorithm}", f"it is {owner}"
+    known = keys_of(algorithm)
+    if first in known:
+        return "must be set as a whole", f"set {first}"
+    return f"must be a training key of {algorithm}", suggest(name, known)
+
+
+def _owner_by_prefix(name: str) -> str | None:
+    return next((place for prefix, place in OWNED_PREFIXES.items() if name.startswith(prefix)), None)

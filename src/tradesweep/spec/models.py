@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from tradesweep.errors import SpecError
-from tradesweep.spec.distributions import Distribution, normalise
+from tradesweep.spec.distributions import Distribution, read_distribution
+from tradesweep.spec.forms import Form
+from tradesweep.spec.problems import RuleBroken, message_at
 from tradesweep.spec.yaml_loader import Place
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+OWN_FIELDS = ("experiment", "format_version")
+"""Fields of a SweepSpec that nobody writes."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "must be 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+
+
+def is_name(word: object) -> bool:
+    """Whether `word` may become part of a path."""
+    return isinstance(word, str) and NAME.fullmatch(word) is not None
+
+
+def _check_name(name: str) -> str:
+    if not is_name(name):
+        raise RuleBroken("", NAME_RULE, name)
+    return name
+
 
 Auto = Literal["auto"]
 Tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Number = Annotated[float, BeforeValidator(lambda value: float(value) if type(value) is int else value)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Scalar = Annotated[int | float | str, Form("a number or text")]
+Days = Annotated[tuple[str, str], Form("[first day, last day]")]
+Bars = Annotated[int, Field(gt=0), Form("a number of bars > 0")]
 
 
 class _Part(BaseModel):
@@ -32,7 +56,7 @@ class MarketSpec(_Part):
     """Of a sample (sp500, nasdaq) or of a synthetic market."""
     path: str | None = None
     """Of a csv or parquet file, relative to the spec's folder."""
-    params: dict[str, Any] = {}
+    params: dict[str, Scalar] = {}
     """Of a synthetic market: bars, seed, rho, q, sigma, ..."""
     instrument: str | None = None
     """Name of what is traded; default: the market's name, or the file's."""
@@ -44,7 +68,7 @@ class MarketSpec(_Part):
     """Which end of a bar its stamp names; required below daily."""
     calendar: Literal["sessions", "24x7", "24x5"] = "sessions"
     max_gap: str | None = None
-    """Longest time between two bars, as `7d` or `90min`."""
+    """Longest time between two bars, as `7d` or `90m`."""
     gaps: Literal["refuse", "allow", "split"] = "refuse"
     """What a longer gap means: an error, nothing, or a border that no episode, window or fill crosses."""
     adjustment: Literal["none", "split", "total"] = "none"
@@ -54,10 +78,17 @@ class MarketSpec(_Part):
     """Theirs to ours: `{Last: close}`."""
 
     @model_validator(mode="after")
-    def _named(self) -> Self:
-        needs = "path" if self.source in ("csv", "parquet") else "name"
-        if getattr(self, needs) is None:
-            raise ValueError(f"{needs} must be given for source {self.source}, was missing")
+    def _fits_source(self) -> Self:
+        of_file = self.source in ("csv", "parquet")
+        needed, foreign = ("path", "name") if of_file else ("name", "path")
+        if getattr(self, needed) is None:
+            raise RuleBroken(needed, f"must be given for source {self.source}", None)
+        if getattr(self, foreign) is not None:
+            rule = f"must not be given for source {self.source}"
+            remedy = "what is traded is market.instrument" if of_file else "its bars have no file"
+            raise RuleBroken(foreign, rule, getattr(self, foreign), remedy)
+        if self.params and self.source != "synthetic":
+            raise RuleBroken("params", f"must not be given for source {self.source}", self.params)
         return self
 
 
@@ -71,25 +102,44 @@ class FeatureSpec(_Part):
 class SplitsSpec(_Part):
     """What is learned on, chosen on, and read once: (first, last) dates, both included, or numbers of bars."""
 
-    train: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
-    validation: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
-    test: Annotated[tuple[str, str] | Annotated[int, Field(gt=0)], Tuple]
+    train: Annotated[Days | Bars, Tuple]
+    validation: Annotated[Days | Bars, Tuple]
+    test: Annotated[Days | Bars, Tuple]
     embargo_bars: Annotated[int, Field(ge=0)] = 0
     """Bars without decisions between splits."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        ranges = [self.train, self.validation, self.test]
-        if len({type(value) for value in ranges}) > 1:
-            raise ValueError("train, validation and test must be all dates or all bar counts, were mixed")
-        stamps = [stamp for value in ranges if isinstance(value, tuple) for stamp in value]
-        if stamps != sorted(stamps) or len(set(stamps[1:-1])) < len(stamps[1:-1]):
-            raise ValueError(f"must be train before validation before test without overlap, was {' .. '.join(stamps)}")
+        spans = {name: span for name, span in self.ranges().items() if not isinstance(span, int)}
+        if len(spans) in (1, 2):
+            written = {name: span if isinstance(span, int) else list(span) for name, span in self.ranges().items()}
+            raise RuleBroken("", "must be all dates or all bar counts", written)
+        before, last_day = "", ""
+        for name, (first, last) in spans.items():
+            _check_days(name, first, last)
+            if first <= last_day:
+                raise RuleBroken(name, f"must begin after {before} ends ({last_day})", first)
+            before, last_day = name, last
         return self
 
     def ranges(self) -> dict[str, tuple[str, str] | int]:
         """The three ranges by name, in order."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def _check_days(name: str, first: str, last: str) -> None:
+    for day in (first, last):
+        if not _is_day(day):
+            raise RuleBroken(name, "must be two days such as 2009-12-31", day)
+    if last < first:
+        raise RuleBroken(name, f"must end on or after its first day ({first})", last)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 class EnvSpec(_Part):
@@ -114,9 +164,9 @@ class EnvSpec(_Part):
     @model_validator(mode="after")
     def _positions(self) -> Self:
         if len(self.positions) < 2 or len(set(self.positions)) < len(self.positions):
-            raise ValueError(f"positions must be at least two different targets, was {list(self.positions)}")
+            raise RuleBroken("positions", "must be at least two different targets", list(self.positions))
         if any(abs(position) > 1 for position in self.positions):
-            raise ValueError(f"positions must lie within -1 and 1, was {list(self.positions)}")
+            raise RuleBroken("positions", "must lie within -1 and 1", list(self.positions))
         return self
 
 
@@ -137,6 +187,7 @@ class BudgetSpec(_Part):
     """What a sweep may spend."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)]
+    """Points to try; the grid searcher tries every combination instead."""
     env_steps_per_trial: Annotated[int, Field(ge=8)]
     wall_time_s: Annotated[Number, Field(gt=0)] | None = None
 
@@ -188,21 +239,23 @@ class ResourcesSpec(_Part):
 class PromotionSpec(_Part):
     """Where the winner goes."""
 
-    model: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    model: Name | None = None
     """Registered model; default: the experiment's name."""
 
 
 def _distribution(written: Any) -> Any:
-    return written if isinstance(written, BaseModel) or "kind" in (written or {}) else normalise(written)
+    """As a model, as the model's own fields (from JSON), or as a sweep file writes it."""
+    is_read = isinstance(written, BaseModel) or (isinstance(written, dict) and "kind" in written)
+    return written if is_read else read_distribution(written)
 
 
 class SweepSpec(_Part):
     """One experiment with its sweep file: everything a sweep is."""
 
     format_version: Literal[1] = 1
-    experiment: Annotated[str, Field(pattern=NAME_PATTERN)]
+    experiment: Name
     description: str = ""
-    sweep: Annotated[str, Field(pattern=NAME_PATTERN)]
+    sweep: Name
     plugins: Annotated[tuple[str, ...], Tuple] = ()
     algorithm: Literal["dqn", "ppo"]
     fixed: dict[str, Any] = {}
@@ -274,14 +327,3 @@ IDENTITY_FIELDS = (
     "seeds",
     "seed",
 )
-
-
-def message_at(places: dict[str, Place], path: str, rule: str, value: object, remedy: str = "") -> str:
-    """`file:line path rule, was value; remedy`, with the place of the nearest ancestor that was written."""
-    ancestor = path
-    while ancestor and ancestor not in places:
-        ancestor = ancestor.rpartition(".")[0]
-    place = places.get(ancestor)
-    shown = value if isinstance(value, str) else repr(value)
-    text = f"{path} {rule}, was {shown[:120]}" + (f"; {remedy}" if remedy else "")
-    return f"{place} {text}" if place else text

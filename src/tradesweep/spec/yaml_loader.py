@@ -2,13 +2,16 @@
 
 Stock PyYAML reads `1e-4` as text, `010` as 8, `1:30` as 90, `on` as true, dates as dates, and lets the last of two
 equal keys win. Here numbers are numbers, words are text, and duplicates, anchors, tags and several documents are
-errors with file and line.
+errors with file and line. Values are built from the parser's events, so nothing is built before it is refused.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import stat
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,23 @@ import yaml
 
 from tradesweep.errors import SpecError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
+"""Read in about a second; a spec holds no data."""
 MAX_DEPTH = 20
+MAX_KEY_LENGTH = 100
+MAX_DIGITS = 18
+"""More would not fit into the database's integers."""
+
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+BOOLS = {
+    "true": True, "True": True, "TRUE": True,
+    "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+INT = re.compile(r"[-+]?[0-9]+")
+FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+Path_ = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +55,7 @@ class Document:
     """Parsed values and the place of each key, by its path."""
 
     value: Any
-    places: dict[tuple[str, ...], Place] = field(default_factory=dict)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the resolvers of YAML 1.2's core schema."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+.0123456789"),
-)
+    places: dict[Path_, Place] = field(default_factory=dict)
 
 
 def load_file(path: Path) -> Document:
@@ -65,109 +63,155 @@ def load_file(path: Path) -> Document:
     return parse(_read(path), path.name if path.parent.name != "sweeps" else f"sweeps/{path.name}")
 
 
+def parse(text: str, source: str, *, lines: bool = True) -> Document:
+    """Parse YAML text. `source` names it in messages, with the line unless `lines` is false."""
+    return _Reader(text, source, lines).document()
+
+
 def _read(path: Path) -> str:
-    if not path.is_file():
-        raise SpecError(f"{path}: must be a readable file, is {'a folder' if path.is_dir() else 'missing'}")
-    try:
-        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if raw is None:
-        raise SpecError(f"{path}: must be at most {MAX_BYTES} bytes, has {path.stat().st_size}; a spec holds no data")
+    raw = _read_bytes(path)
+    if len(raw) > MAX_BYTES:
+        raise SpecError(f"{path}: must be at most {MAX_BYTES} bytes, is larger; a spec holds no data")
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise SpecError(f"{path}:1 begins with a byte-order mark; save it as UTF-8 without BOM")
+        raise SpecError(f"{path}:1 must not begin with a byte-order mark, does; save it as UTF-8 without BOM")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise SpecError(f"{path}:{line} is not UTF-8; save it as UTF-8") from error
+        raise SpecError(f"{path}:{line} must be UTF-8, has the byte {raw[error.start]:#x}; save it as UTF-8") from error
 
 
-def parse(text: str, source: str) -> Document:
-    """Parse YAML text. `source` names it in messages."""
+def _read_bytes(path: Path) -> bytes:
+    """At most one byte more than is allowed. A pipe or a device is never opened: reading it might not end."""
     try:
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
-    except RecursionError:
-        raise SpecError(f"{source}: is nested more than {MAX_DEPTH} deep; flatten it") from None
-    except yaml.MarkedYAMLError as error:
-        line = _line(error.problem_mark)
-        raise SpecError(
-            f"{source}:{line} is not YAML: {error.problem or error.context}; check indentation and quotes"
-        ) from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
-    if len(nodes) != 1 or nodes[0] is None:
-        raise SpecError(f"{source}: must be one document, has {len([n for n in nodes if n is not None])}")
-    _refuse_anchors(text, source)
-    document = Document(None)
-    document.value = _Builder(source, document.places).build(nodes[0], (), 0)
-    return document
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+            raise SpecError(f"{path}: must be a file, is {what}; write the spec there")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SpecError(f"{path}: must exist, is missing") from error
+    except OSError as error:
+        raise SpecError(f"{path}: must be readable, is not ({error.strerror}); check its permissions") from error
 
 
-def _line(mark: Any) -> int:
-    return mark.line + 1 if mark is not None else 1
+class _Reader:
+    """Turns events into plain values, noting where each key stands."""
 
+    def __init__(self, text: str, source: str, lines: bool) -> None:
+        self._text, self._source, self._lines = text, source, lines
+        self._line = 1
+        self._places: dict[Path_, Place] = {}
+        self._events = self._checked_events()
 
-def _refuse_anchors(text: str, source: str) -> None:
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise SpecError(f"{source}:{_line(event.start_mark)} uses an anchor or alias; write the value out")
+    def document(self) -> Document:
+        """The only document. Raises SpecError when there is none, or another one after it."""
+        next(self._events)  # the stream begins
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            raise self._error("must hold a value, is empty", ())
+        value = self._value(next(self._events), (), 0)
+        next(self._events)  # the document ends
+        if not isinstance(next(self._events), yaml.StreamEndEvent):
+            raise self._error("must be one document, has another one here; remove it", ())
+        return Document(value, self._places)
 
+    def _checked_events(self) -> Iterator[yaml.Event]:
+        """Events without anchors, aliases and tags; what the parser cannot read becomes a SpecError."""
+        try:
+            for event in yaml.parse(self._text, Loader=yaml.SafeLoader):
+                self._line = event.start_mark.line + 1  # type: ignore[union-attr]
+                if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                    raise self._error("must not use an anchor or alias, does; write the value out", ())
+                if (tag := getattr(event, "tag", None)) is not None:
+                    raise self._error(f"must not have a tag, has {tag[:80]!r}; remove it", ())
+                yield event
+        except yaml.reader.ReaderError as error:
+            self._line = self._text.count("\n", 0, error.position) + 1
+            code = error.character if isinstance(error.character, int) else ord(error.character)
+            raise self._error(f"must not hold control characters, has U+{code:04X}; remove it", ()) from error
+        except yaml.MarkedYAMLError as error:
+            self._line = error.problem_mark.line + 1 if error.problem_mark else self._line
+            problem = " ".join(str(error.problem or error.context).split())
+            raise self._error(f"must be YAML, is not: {problem[:200]}; check indentation and quotes", ()) from error
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            if isinstance(error, SpecError):
+                raise
+            # PyYAML lets a few slip: the escape "\UFFFFFFFF", or a %YAML version of thousands of digits.
+            raise self._error("must be YAML, is not: bad escape or directive after here; mend it", ()) from error
 
-class _Builder:
-    """Turns nodes into plain values, noting where each key stands."""
-
-    def __init__(self, source: str, places: dict[tuple[str, ...], Place]) -> None:
-        self._source, self._places = source, places
-        self._constructor = _Loader("")
-
-    def build(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> Any:
-        place = Place(self._source, node.start_mark.line + 1)
-        self._places.setdefault(path, place)
+    def _value(self, event: yaml.Event, path: Path_, depth: int) -> Any:
+        self._places.setdefault(path, self._place())
         if depth > MAX_DEPTH:
-            raise SpecError(f"{place} is nested more than {MAX_DEPTH} deep; flatten it")
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            raise SpecError(f"{place} {'.'.join(path)} has the tag {node.tag}; tags are not allowed")
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*path, str(index)), depth + 1) for index, child in enumerate(node.value)]
-        return self._scalar(node, path, place)
+            raise self._error(f"must be nested at most {MAX_DEPTH} deep, is deeper; flatten it", ())
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(path, depth)
+        return self._scalar(event, path)
 
-    def _mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            place = Place(self._source, key_node.start_mark.line + 1)
-            key = key_node.value
-            if not isinstance(key, str):
-                raise SpecError(f"{place} {'.'.join(path)} has a key that is not a word")
-            if key in found:
-                first = self._places[(*path, key)]
-                raise SpecError(
-                    f"{place} {'.'.join((*path, key))} stands twice, first on line {first.line}; remove one"
-                )
-            self._places[(*path, key)] = place
-            found[key] = self.build(value_node, (*path, key), depth + 1)
+    def _sequence(self, path: Path_, depth: int) -> list[Any]:
+        found: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            found.append(self._value(event, (*path, str(len(found))), depth + 1))
         return found
 
-    def _scalar(self, node: yaml.Node, path: tuple[str, ...], place: Place) -> Any:
-        kind = node.tag.rsplit(":", 1)[-1]
-        text = node.value
-        if kind == "null":
+    def _mapping(self, path: Path_, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._key(event, path)
+            below = (*path, key)
+            if key in found:
+                first = f", first on line {self._places[below].line}" if self._lines else ""
+                raise self._error(f"must stand once, stands twice{first}; remove one", below)
+            self._places[below] = self._place()
+            found[key] = self._value(next(self._events), below, depth + 1)
+        return found
+
+    def _key(self, event: yaml.Event, path: Path_) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            raise self._error("must have words as keys, has a list or a mapping as one", path)
+        key = str(event.value)
+        if not key.strip() or not key.isprintable() or len(key) > MAX_KEY_LENGTH:
+            rule = f"must have keys of 1 to {MAX_KEY_LENGTH} printable characters"
+            raise self._error(f"{rule}, was {key[:MAX_KEY_LENGTH]!r}", path)
+        return key
+
+    def _scalar(self, event: Any, path: Path_) -> Any:
+        text = event.value
+        if event.style is not None:
+            return self._word(text, path)
+        if text in NULLS:
             return None
-        if kind == "bool":
-            return text.lower() == "true"
-        if kind == "int":
-            if len(text) > 18:
-                raise SpecError(f"{place} {'.'.join(path)} must have at most 18 digits, was {text[:30]}")
-            return int(text)
-        if kind == "float":
-            value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-            if not math.isfinite(value):
-                raise SpecError(f"{place} {'.'.join(path)} must be a finite number, was {text}")
-            return value
-        if kind != "str":
-            raise SpecError(f"{place} {'.'.join(path)} has the tag {node.tag}; tags are not allowed")
-        if any(ord(character) < 32 and character not in "\n\t" for character in text):
-            raise SpecError(f"{place} {'.'.join(path)} has a control character; remove it")
+        if text in BOOLS:
+            return BOOLS[text]
+        if INT.fullmatch(text):
+            return self._whole_number(text, path)
+        if FLOAT.fullmatch(text) or NOT_FINITE.fullmatch(text):
+            return self._number(text, path)
+        return self._word(text, path)
+
+    def _whole_number(self, text: str, path: Path_) -> int:
+        if len(text.lstrip("+-0")) > MAX_DIGITS:
+            raise self._error(f"must have at most {MAX_DIGITS} digits, was {text[:30]}", path)
+        return int(text)
+
+    def _number(self, text: str, path: Path_) -> float:
+        value = float(text) if FLOAT.fullmatch(text) else math.inf
+        if not math.isfinite(value):
+            raise self._error(f"must be a finite number, was {text[:30]}", path)
+        return value
+
+    def _word(self, text: str, path: Path_) -> str:
+        for character in text:
+            if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+                rule = "must not hold control characters"
+                raise self._error(f"{rule}, has U+{ord(character):04X}; remove it", path)
         return text
+
+    def _place(self) -> Place:
+        return Place(self._source, self._line if self._lines else 0)
+
+    def _error(self, what: str, path: Path_) -> SpecError:
+        words = [str(self._place()), ".".join(path), what]
+        return SpecError(" ".join(word for word in words if word))

@@ -1,9 +1,9 @@
 """The rules of a database, each as a query for the rows that break it.
 
-The queries read scratch tables (computed columns are cast there, since SQLite uses no index on a column without a
-type) which `verification` makes once per run (`SCRATCH`): the trials and episodes in
-question, what the steps of each episode add up to, and where lanes stood at each checkpoint. `recorded` is 0 for
-training episodes of a sweep that records the steps of evaluations alone; they have totals and trades, and no steps.
+The queries read scratch tables which `verification` makes once per run (`SCRATCH`): the trials and episodes in
+question, what the steps of each episode add up to, and where lanes stood at each checkpoint. Their computed keys are
+cast, since SQLite uses no index on a column without a type. `recorded` is 0 for training episodes of a sweep that
+records the steps of evaluations alone; they have totals and trades, and no steps.
 
 Money is compared to 1e-9 of the episode's initial equity, other sums to 1e-9 of their size.
 """

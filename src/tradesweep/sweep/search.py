@@ -103,14 +103,15 @@ class PointSearch:
 
     def _add_past(self, past: PastTrial) -> None:
         self._seen.add(point_hash(past.point))
-        state = TrialState.FAIL if past.failed else TrialState.PRUNED if past.pruned else TrialState.COMPLETE
+        failed = past.failed or not past.scores
+        state = TrialState.FAIL if failed else TrialState.PRUNED if past.pruned else TrialState.COMPLETE
         encoded = encode_point(self._space, past.point)
         self._study.add_trial(
             create_trial(
                 state=state,
                 params=encoded,
                 distributions={name: to_optuna(self._space[name]) for name in encoded},
-                value=past.scores[-1] if past.scores and state != TrialState.FAIL else None,
+                value=None if failed else past.scores[-1],
                 intermediate_values=dict(enumerate(past.scores, start=1)),
             )
         )

@@ -1,0 +1,75 @@
+"""`tradesweep plan`: what a sweep would do and need; nothing is started and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tradesweep.cli.options import ExperimentArgument, JsonOption, RootOption, SetOption, check_experiment_name
+from tradesweep.cli.options import split_settings as split
+from tradesweep.cli.output import format_bytes, format_number, print_json, print_lines
+
+if TYPE_CHECKING:
+    from tradesweep.sweep.plan import Plan
+
+
+def plan(
+    experiment: ExperimentArgument,
+    settings: SetOption = None,
+    root: RootOption = Path(),
+    json_: JsonOption = False,
+) -> None:
+    """Show what a sweep would do and need; start nothing."""
+    made = load_plan(experiment, split(settings), root)
+    if json_:
+        print_json(made.to_dict())
+    else:
+        print_lines(plan_lines(made))
+
+
+def load_plan(experiment: str, settings: list[str], root: Path) -> Plan:
+    """The checked plan of an experiment. Raises BadInput."""
+    check_experiment_name(experiment)
+    from tradesweep.spec import load_spec
+
+    spec = load_spec(experiment, root=root, overrides=settings)
+    from tradesweep.sweep.plan import make_plan
+
+    return make_plan(spec)
+
+
+def plan_lines(made: Plan) -> list[str]:
+    """A plan for people."""
+    lines = [heading(made), *summary_lines(made)]
+    proof = "passed" if made.lookahead.passed else "FAILED"
+    lines.append(row("look-ahead", f"{proof}: both proofs, {made.lookahead.cuts} cuts"))
+    for facts in made.splits:
+        holding = format_number(facts.buy_and_hold_sharpe)
+        lines.append(row(facts.name, f"{facts.bars:,} bars, {facts.years:.1f} years, buy-and-hold Sharpe {holding}"))
+    test = made.market.splits["test"]
+    lines.append(row("test", f"{len(test):,} bars; read by promote alone"))
+    return [*lines, *(f"warning: {warning}" for warning in made.warnings)]
+
+
+def heading(made: Plan) -> str:
+    """Which sweep."""
+    return f"{made.sweep_id}: {made.spec.algorithm} on {made.market.instrument}, {made.spec.searcher.kind} search"
+
+
+def summary_lines(made: Plan) -> list[str]:
+    """What it will cost, and what luck alone would show."""
+    have, budget = made.resources, made.spec.budget
+    runners = f"{have.env_runners} remote env runners" if have.env_runners else "sampling in process"
+    return [
+        row("trials", f"{made.trials}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
+        row("each", f"{have.cpus_per_trial:g} of the CPUs, {runners}, {have.lanes} lanes"),
+        row("env steps", f"{made.env_steps:,} ({budget.env_steps_per_trial:,} a trial), {made.updates:,} updates"),
+        row("evaluations", f"{made.spec.evaluation.count} a trial, {made.validation_bars:,} bars each"),
+        row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk"),
+        row("luck hurdle", f"{made.hurdle:.2f}: the Sharpe the best of {made.trials} skill-less trials would show"),
+    ]
+
+
+def row(label: str, text: str) -> str:
+    """A label and what it says."""
+    return f"  {label:<12} {text}"

@@ -1,0 +1,172 @@
+"""`tradesweep status`: sweeps, and the trials of one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tradesweep.cli.board import board_lines
+from tradesweep.cli.options import JsonOption, OptionalSweepArgument, RootOption, check_sweep_name, find_home
+from tradesweep.cli.output import cut, format_number, format_table, format_time, print_json, print_lines
+from tradesweep.errors import NotFound
+
+if TYPE_CHECKING:
+    from tradesweep.home import Home
+    from tradesweep.store import Store, SweepRow, TrialRow
+
+PERIOD_S = 2.0
+CLEAR = "\033[2J\033[H"
+"""Clears a terminal."""
+HEADERS = ("sweep", "state", "trials", "failed", "Sharpe", "hurdle", "deflated", "started")
+WatchOption = Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")]
+
+
+def status(
+    name: OptionalSweepArgument = None,
+    watch: WatchOption = False,
+    root: RootOption = Path(),
+    json_: JsonOption = False,
+) -> None:
+    """Show the sweeps, or one with its trials."""
+    if name is not None:
+        check_sweep_name(name)
+    home = find_home(root)
+
+    def look() -> dict[str, Any] | list[str]:
+        return describe_all(home, as_json=json_) if name is None else describe_one(home, name, as_json=json_)
+
+    show(look())
+    while watch:
+        time.sleep(PERIOD_S)
+        show_again(look)
+
+
+def show(said: dict[str, Any] | list[str]) -> None:
+    """As an object or as lines."""
+    if isinstance(said, dict):
+        print_json(said)
+    else:
+        print_lines(said)
+
+
+def show_again(look: Callable[[], dict[str, Any] | list[str]]) -> None:
+    """In the place of the last one on a terminal, below it elsewhere."""
+    said = look()
+    if sys.stdout.isatty():
+        typer.echo(CLEAR, nl=False)
+    show(said)
+
+
+# --- all sweeps -----------------------------------------------------------------------------------------------
+
+
+def describe_all(home: Home, *, as_json: bool) -> dict[str, Any] | list[str]:
+    """Every sweep, newest first; before the first one there is no database, which is no error here."""
+    from tradesweep.store import open_store
+
+    if not home.database.exists():
+        return {"sweeps": []} if as_json else [f"no sweep yet in {home.path}; run `tradesweep sweep EXPERIMENT`"]
+    store = open_store(home.database)
+    sweeps = [summarise(store, sweep) for sweep in store.list_sweeps()]
+    if as_json:
+        return {"sweeps": sweeps}
+    return format_table(HEADERS, [_cells(sweep) for sweep in sweeps], left=(0, 1))
+
+
+def summarise(store: Store, sweep: SweepRow) -> dict[str, Any]:
+    """One sweep in a few numbers."""
+    from tradesweep.names import BAD_ENDS, TRIAL_ENDS
+    from tradesweep.selection.leaderboard import luck_of
+
+    trials = store.list_trials(sweep.sweep_id)
+    best = max((trial.best_sharpe for trial in trials if trial.best_sharpe is not None), default=None)
+    counted, hurdle = luck_of(sweep, trials)
+    return {
+        "sweep_id": sweep.sweep_id,
+        "experiment": sweep.experiment,
+        "status": describe_state(sweep),
+        "trials": len(trials),
+        "ended": sum(trial.status in TRIAL_ENDS for trial in trials),
+        "failed": sum(trial.status in BAD_ENDS for trial in trials),
+        "best_sharpe": best,
+        "hurdle": hurdle if counted else None,
+        "deflated": None if best is None else best - hurdle,
+        "created_at": sweep.created_at,
+        "ended_at": sweep.ended_at,
+    }
+
+
+def _cells(sweep: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        sweep["sweep_id"],
+        sweep["status"],
+        f"{sweep['ended']}/{sweep['trials']}",
+        str(sweep["failed"]),
+        format_number(sweep["best_sharpe"]),
+        format_number(sweep["hurdle"]),
+        format_number(sweep["deflated"]),
+        format_time(sweep["created_at"]),
+    )
+
+
+def describe_state(sweep: SweepRow) -> str:
+    """Its state; LOST when it runs by the book and its process is gone: the same command goes on with it."""
+    from tradesweep.names import SweepStatus
+
+    here = sweep.driver_host == socket.gethostname()
+    if sweep.status == SweepStatus.RUNNING and here and not _is_alive(sweep.driver_pid):
+        return "LOST"
+    return sweep.status.value
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- one sweep ------------------------------------------------------------------------------------------------
+
+
+def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | list[str]:
+    """A sweep's leaderboard, with what went wrong. Raises NotFound."""
+    from tradesweep.selection import build_leaderboard
+    from tradesweep.store import open_store
+
+    if not home.database.exists():
+        raise NotFound(f"there is no sweep or experiment {name!r}; there is no sweep yet in {home.path}")
+    store = open_store(home.database)
+    sweep = store.get_sweep(name)
+    board, counts = build_leaderboard(store, sweep.sweep_id), store.counts(sweep.sweep_id)
+    failed = [trial for trial in store.list_trials(sweep.sweep_id) if trial.error]
+    if as_json:
+        errors = {str(trial.trial_no): trial.error for trial in failed}
+        return {
+            "sweep": summarise(store, sweep),
+            "leaderboard": board.to_dict(),
+            "counts": asdict(counts),
+            "errors": errors,
+        }
+    rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades, from"
+    lines = [*board_lines(board), "", f"{rows} {format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"]
+    if describe_state(sweep) == "LOST":
+        lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
+    return [*lines, *(describe_error(trial) for trial in failed)]
+
+
+def describe_error(trial: TrialRow) -> str:
+    """The last line of a trial's error."""
+    last = (trial.error or "").strip().splitlines()[-1]
+    return cut(f"trial {trial.trial_no} {trial.status.value}: {last}")
