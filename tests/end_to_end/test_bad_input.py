@@ -12,13 +12,13 @@ GOOD_ROWS = "".join(
 HEADER = "date,open,high,low,close,volume\n"
 
 CSV_FILES = {
-    "empty": ("", "empty"),
+    "empty": ("", "held 0"),
     "header_only": (HEADER, "bars.csv"),
     "one_row": (HEADER + GOOD_ROWS.splitlines()[0] + "\n", "bars.csv"),
     "missing_column": ("date,open,high,low,volume\n2020-01-01,1,1,1,1\n", "close"),
     "nan": (HEADER + GOOD_ROWS + "2020-01-29,nan,1,1,1,1\n", "row"),
     "blank_cell": (HEADER + GOOD_ROWS + "2020-01-29,,1,1,1,1\n", "row"),
-    "high_below_low": (HEADER + GOOD_ROWS + "2020-01-29,100,90,110,100,1\n", "high"),
+    "high_below_low": (HEADER + GOOD_ROWS + "2020-01-29,100,90,110,100,1\n", "low must be"),
     "negative_price": (HEADER + GOOD_ROWS + "2020-01-29,-1,1,-1,1,1\n", "row"),
     "unsorted": (HEADER + GOOD_ROWS + "2020-01-05,100,101,99,100,1\n", "2020-01-05"),
     "semicolons": (HEADER.replace(",", ";") + GOOD_ROWS.replace(",", ";"), "semicolon"),
@@ -34,6 +34,8 @@ def csv_workplace(make_workplace):
     text += """
   mine:
     sweep: tiny_dqn
+    features:
+      - log_returns: {lags: [1]}
     budget: {trials: 1, env_steps_per_trial: 2000}
 """
     text = text.replace(
@@ -83,7 +85,7 @@ def test_a_byte_order_mark_is_named(csv_workplace) -> None:
         (("sweep", "tiny_dqn", "--set", "search.lr={uniform: [2, 1]}"), "low"),
         (("sweep", "tiny_dqn", "--set", "search.lr={choice: []}"), "option"),
         (("sweep", "tiny_dqn", "--set", "search.fee_bps={uniform: [0, 1]}"), "never tuned"),
-        (("sweep", "tiny_dqn", "--set", "algorithm=sac"), "dqn, ppo"),
+        (("sweep", "tiny_dqn", "--set", "algorithm=sac"), "dqn or ppo"),
         (("sweep", "tiny_dqn", "--set", "resources.cpus_per_trial=999"), "CPUs"),
         (("sweep", "tiny_dqn", "--set", "env.episode_bars=5000"), "episode_bars"),
     ],

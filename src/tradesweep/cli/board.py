@@ -49,20 +49,20 @@ def comparison_line(board: Leaderboard) -> str:
 
 def trial_lines(board: Leaderboard) -> list[str]:
     """A table of trials, each with its hyperparameters below it."""
-    header, *rows = format_table(HEADERS, [_cells(row) for row in board.rows], left=(1,))
+    header, *rows = format_table(HEADERS, [_cells(row, counted=board.counted) for row in board.rows], left=(1,))
     lines = [header]
     for line, row in zip(rows, board.rows, strict=True):
         lines += [line, INDENT + cut(format_params(row.params), 80 - len(INDENT))]
     return lines
 
 
-def _cells(row: LeaderboardRow) -> tuple[str, ...]:
+def _cells(row: LeaderboardRow, *, counted: int) -> tuple[str, ...]:
     drawdown = None if row.max_drawdown is None else 100.0 * row.max_drawdown
     return (
         str(row.trial_no),
         SHORT.get(row.status.value, row.status.value),
         format_number(row.sharpe) if row.sharpe is not None else WHY.get(row.why_none or "", "-"),
-        format_number(row.hurdle),
+        format_number(row.hurdle if counted else None),
         format_number(row.deflated),
         format_count(row.iteration),
         format_count(row.trades),

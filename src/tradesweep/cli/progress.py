@@ -247,7 +247,7 @@ class Progress:
 def table_lines(snapshot: Snapshot, *, rows: int) -> list[str]:
     """The sweep as a table: what runs first, then the best of the others, as many as fit."""
     title = f"{snapshot.sweep_id}: {snapshot.ended} of {snapshot.planned} trials, {format_seconds(snapshot.elapsed_s)}"
-    if snapshot.eta_s is not None:
+    if snapshot.eta_s is not None and snapshot.ended < snapshot.planned:
         title += f", about {format_seconds(snapshot.eta_s)} left"
     shown = choose_rows(snapshot.trials, rows)
     table = format_table(HEADERS, [_cells(trial) for trial in shown], left=(1,))

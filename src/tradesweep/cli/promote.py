@@ -116,6 +116,8 @@ def reading_lines(reading: TestReading) -> list[str]:
     if details:
         drawdown = format_percent(100.0 * details["max_drawdown"])
         line += f" | pnl {format_percent(details['pnl_pct'])} | max drawdown {drawdown} | {details['trades']} trades"
+    if reading.sharpe is None or reading.sharpe <= 0.0:
+        line += "\nthe test split does not confirm what validation showed"
     if reading.earlier:
         return [line, f"read by an earlier promotion at {format_time(reading.at)}; it was not read again"]
     return [line, f"reading {reading.number} of these test bars; it was written down"]

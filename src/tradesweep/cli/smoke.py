@@ -18,7 +18,7 @@ from tradesweep.cli.verify import BROKEN, check_rules, rule_lines
 if TYPE_CHECKING:
     from tradesweep.selection import Leaderboard
     from tradesweep.store import RuleResult
-    from tradesweep.sweep.run import Outcome
+    from tradesweep.sweep.outcome import Outcome
 
 EXPERIMENTS = ("smoke_dqn", "smoke_ppo")
 KeepOption = Annotated[bool, typer.Option("--keep", help="Keep the results also when all is well.")]

@@ -24,8 +24,8 @@ from tradesweep.cli.progress import Progress, choose_view
 if TYPE_CHECKING:
     from tradesweep.home import Home
     from tradesweep.selection import Leaderboard
+    from tradesweep.sweep.outcome import Outcome
     from tradesweep.sweep.plan import Plan
-    from tradesweep.sweep.run import Outcome
 
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin another sweep instead of going on with one.")]
 
@@ -51,12 +51,12 @@ def run_plan(plan: Plan, home: Home, root: Path, *, fresh: bool, quiet: bool) ->
     """Run the sweep in this thread, its progress shown by another; how it ended, and the leaderboard."""
     if not quiet:
         print_lines([heading(plan), *summary_lines(plan), *(f"warning: {text}" for text in plan.warnings)])
-    from tradesweep.sweep.run import run_sweep
+    from tradesweep.sweep.start import start_sweep
 
     view = choose_view(quiet=quiet)
     steps = plan.spec.budget.env_steps_per_trial
     with Progress(home.database, view, trials=plan.trials, env_steps_per_trial=steps) as progress:
-        outcome = run_sweep(plan, home=home, root=root, fresh=fresh, on_started=progress.watch)
+        outcome = start_sweep(plan, home=home, root=root, fresh=fresh, on_started=progress.watch)
     from tradesweep.selection import build_leaderboard
     from tradesweep.store import open_store
 

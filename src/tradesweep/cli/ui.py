@@ -31,16 +31,21 @@ def ui(port: PortOption = 5000, root: RootOption = Path(), json_: JsonOption = F
     """Show the runs in MLflow's pages, until Ctrl-C."""
     home = find_home(root)
     uri = find_backend(home)
-    url = uri if uri.startswith("http") else f"http://{HOST}:{port}"
-    if json_:
+    served = uri.startswith("http")
+    if not served:
+        check_port(port)
+    tell(uri if served else f"http://{HOST}:{port}", as_json=json_)
+    if not served:
+        os.execve(sys.executable, server_command(uri, home, port), {**os.environ, **ENVIRONMENT})
+
+
+def tell(url: str, *, as_json: bool) -> None:
+    """Where the pages are, said before this process becomes the server."""
+    if as_json:
         print_json({"url": url})
     else:
         typer.echo(f"MLflow: {url}")
-    if url == uri:
-        return
-    check_port(port)
     sys.stdout.flush()
-    os.execve(sys.executable, server_command(uri, home, port), {**os.environ, **ENVIRONMENT})
 
 
 def find_backend(home: Home) -> str:

@@ -8,8 +8,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray.tune.stopper import Stopper
 
 from tradesweep.errors import TradesweepError
 from tradesweep.home import Home
-from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepStatus
+from tradesweep.names import GOOD_ENDS, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
 from tradesweep.selection import register_candidate
@@ -27,6 +27,7 @@ from tradesweep.store import NewSweep, open_store
 from tradesweep.sweep.bridge import Ledger, PruningScheduler, SearcherBridge, TrialCloser
 from tradesweep.sweep.cluster import ray_session
 from tradesweep.sweep.history import read_past, read_unfinished
+from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
 from tradesweep.sweep.provenance import git_revision, library_versions
 from tradesweep.sweep.search import PointSearch
@@ -41,43 +42,24 @@ DRAIN_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """How a sweep ended."""
+def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] | None = None) -> Outcome:
+    """Run what is left of the sweep of `plan`. Blocks; SIGINT and SIGTERM drain.
 
-    sweep_id: str
-    status: SweepStatus
-    trials: int
-    """Trials that have an end."""
-    failed: int
-    """Failed, diverged or crashed."""
-    already_finished: bool
-    exit_code: int
-
-
-def run_sweep(
-    plan: Plan, *, home: Home, root: Path, fresh: bool = False, on_started: Callable[[str], None] | None = None
-) -> Outcome:
-    """Run the sweep of `plan`, go on with it, or say that it is finished. Blocks; SIGINT and SIGTERM drain.
-
-    `fresh` begins another sweep of the same identity. Raises StoreLocked when another process runs a sweep on this
-    database.
+    Raises StoreLocked when another process runs a sweep on this database.
     """
-    plan = choose_sweep(plan, home, fresh=fresh)
-    finished = find_finished(plan, home)
-    if finished is not None:
-        return finished
     prepare_folders(plan, home)
-    tracking_uri = prepare_backend(home.mlflow_database, home.artifacts)
     interruption = Interruption()
     with ExitStack() as stack:
         stack.enter_context(catch_signals(interruption))
         stack.enter_context(_driver_log(home.logs(plan.sweep_id)))
+        # MLflow takes seconds to import and to make its tables, and Ray to start: both at once.
+        beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        tracking_uri = beside.submit(prepare_backend, home.mlflow_database, home.artifacts)
         resources = plan.resources
         gpus = resources.gpus_per_trial * resources.concurrent_trials
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
         recorder = stack.enter_context(_recorder(home))
-        projector = stack.enter_context(_projector(home, recorder, tracking_uri))
+        projector = stack.enter_context(_projector(home, recorder, tracking_uri.result()))
         open_sweep(plan, recorder, root)
         if on_started is not None:
             on_started(plan.sweep_id)
@@ -85,31 +67,7 @@ def run_sweep(
         status = close_sweep(plan, home, recorder, ledger, interruption)
         if projector.stop(DRAIN_S):
             register_winner(plan, home)
-    return count_outcome(plan, home, status, interruption)
-
-
-def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
-    """The newest sweep of the plan's identity, or with `fresh` a new one beside those that exist."""
-    if not home.database.exists():
-        return plan
-    known = [sweep for sweep in open_store(home.database).list_sweeps() if sweep.identity == plan.identity]
-    if fresh and known:
-        return replace(plan, sweep_id=f"{plan.sweep_id}-{len(known) + 1}")
-    newest = max(known, key=lambda sweep: sweep.created_at, default=None)
-    return plan if newest is None else replace(plan, sweep_id=newest.sweep_id)
-
-
-def find_finished(plan: Plan, home: Home) -> Outcome | None:
-    """The outcome of a sweep that has all its trials already; None when there is something to do."""
-    if not home.database.exists():
-        return None
-    store = open_store(home.database)
-    sweep = store.find_sweep(plan.sweep_id)
-    if sweep is None or sweep.status != SweepStatus.FINISHED:
-        return None
-    if sum(trial.status in TRIAL_ENDS for trial in store.list_trials(plan.sweep_id)) < plan.trials:
-        return None
-    return count_outcome(plan, home, SweepStatus.FINISHED, Interruption(), already_finished=True)
+    return count_outcome(plan, home, status, signal_code=interruption.exit_code)
 
 
 def prepare_folders(plan: Plan, home: Home) -> None:
@@ -293,20 +251,3 @@ def register_winner(plan: Plan, home: Home) -> None:
         register_candidate(open_store(home.database), home, plan.sweep_id)
     except TradesweepError as error:
         logger.warning("the best checkpoint could not be registered as candidate: %s", error)
-
-
-def count_outcome(
-    plan: Plan, home: Home, status: SweepStatus, interruption: Interruption, *, already_finished: bool = False
-) -> Outcome:
-    """Count trials by their ends in the store."""
-    trials = open_store(home.database).list_trials(plan.sweep_id)
-    ended = [trial for trial in trials if trial.status in TRIAL_ENDS]
-    failed = sum(trial.status not in GOOD_ENDS for trial in ended)
-    return Outcome(
-        sweep_id=plan.sweep_id,
-        status=status,
-        trials=len(ended),
-        failed=failed,
-        already_finished=already_finished,
-        exit_code=interruption.exit_code or (0 if status == SweepStatus.FINISHED else 1),
-    )

@@ -1,0 +1,41 @@
+"""How a sweep ended, counted in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tradesweep.home import Home
+from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepStatus
+from tradesweep.store import open_store
+from tradesweep.sweep.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a sweep ended."""
+
+    sweep_id: str
+    status: SweepStatus
+    trials: int
+    """Trials that have an end."""
+    failed: int
+    """Failed, diverged or crashed."""
+    already_finished: bool
+    exit_code: int
+
+
+def count_outcome(
+    plan: Plan, home: Home, status: SweepStatus, *, signal_code: int = 0, already_finished: bool = False
+) -> Outcome:
+    """Count trials by their ends in the store."""
+    trials = open_store(home.database).list_trials(plan.sweep_id)
+    ended = [trial for trial in trials if trial.status in TRIAL_ENDS]
+    failed = sum(trial.status not in GOOD_ENDS for trial in ended)
+    return Outcome(
+        sweep_id=plan.sweep_id,
+        status=status,
+        trials=len(ended),
+        failed=failed,
+        already_finished=already_finished,
+        exit_code=signal_code or (0 if status == SweepStatus.FINISHED else 1),
+    )

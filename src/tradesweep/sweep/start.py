@@ -1,0 +1,54 @@
+"""Begin, go on, or show: what a command does with a plan. Needs Ray only when there is something to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tradesweep.home import Home
+from tradesweep.names import TRIAL_ENDS, SweepStatus
+from tradesweep.store import open_store
+from tradesweep.sweep.outcome import Outcome, count_outcome
+from tradesweep.sweep.plan import Plan
+
+
+def start_sweep(
+    plan: Plan, *, home: Home, root: Path, fresh: bool = False, on_started: Callable[[str], None] | None = None
+) -> Outcome:
+    """Run the sweep of `plan`, go on with it, or say that it is finished.
+
+    `fresh` begins another sweep of the same identity. Raises StoreLocked when another process runs a sweep on this
+    database.
+    """
+    plan = choose_sweep(plan, home, fresh=fresh)
+    finished = find_finished(plan, home)
+    if finished is not None:
+        return finished
+    from tradesweep.sweep.run import run_sweep  # Ray takes seconds to import
+
+    return run_sweep(plan, home=home, root=root, on_started=on_started)
+
+
+def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
+    """The newest sweep of the plan's identity, or with `fresh` a new one beside those that exist."""
+    if not home.database.exists():
+        return plan
+    known = [sweep for sweep in open_store(home.database).list_sweeps() if sweep.identity == plan.identity]
+    if fresh and known:
+        return replace(plan, sweep_id=f"{plan.sweep_id}-{len(known) + 1}")
+    newest = max(known, key=lambda sweep: sweep.created_at, default=None)
+    return plan if newest is None else replace(plan, sweep_id=newest.sweep_id)
+
+
+def find_finished(plan: Plan, home: Home) -> Outcome | None:
+    """The outcome of a sweep that has all its trials already; None when there is something to do."""
+    if not home.database.exists():
+        return None
+    store = open_store(home.database)
+    sweep = store.find_sweep(plan.sweep_id)
+    if sweep is None or sweep.status != SweepStatus.FINISHED:
+        return None
+    if sum(trial.status in TRIAL_ENDS for trial in store.list_trials(plan.sweep_id)) < plan.trials:
+        return None
+    return count_outcome(plan, home, SweepStatus.FINISHED, already_finished=True)
