@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,17 @@ def world(tmp_path: Path, root: Path, runtime: Any, mlflow_template: Path, monke
     return worlds.World(root, home, runtime)
 
 
-@pytest.fixture
-def swept(world: Any) -> Any:
+@pytest.fixture(scope="session")
+def swept_home(tmp_path_factory: pytest.TempPathFactory, root: Path, runtime: Any, mlflow_template: Path) -> Path:
     """A finished sweep: trial 0 never trades, trial 1 follows the signal, trial 2 does the opposite."""
-    world.write_sweep({0: 0.0, 1: 3.0, 2: -3.0})
+    home = Home(tmp_path_factory.mktemp("swept"))
+    worlds.copy_mlflow(mlflow_template, home)
+    worlds.World(root, home, runtime).write_sweep({0: 0.0, 1: 3.0, 2: -3.0})
+    return home.path
+
+
+@pytest.fixture
+def swept(world: Any, swept_home: Path) -> Any:
+    """A copy of it for each test."""
+    shutil.copytree(swept_home, world.home.path, dirs_exist_ok=True)
     return world

@@ -99,8 +99,13 @@ class Runtime:
         return cls(spec, market, compile_env(spec, market))
 
     @property
+    def identity(self) -> str:
+        """What `make_plan` gives the spec too: 16 lanes are what auto means for PPO."""
+        return self.spec.identity(data_sha256=self.market.sha256, lanes=16, env_runners=0)
+
+    @property
     def sweep_id(self) -> str:
-        return self.spec.sweep_id(data_sha256=self.market.sha256, lanes=1, env_runners=0)
+        return f"small-{self.identity[:8]}"
 
     def policy(self, signal_weight: float, seed: int = 0) -> PlainPolicy:
         """Linear logits: short, flat and long by the signal, with some noise; weight 0 never trades."""
@@ -146,7 +151,7 @@ class World:
             "sweep_id": self.sweep_id,
             "experiment": "small",
             "spec_json": runtime.spec.to_json(),
-            "identity": "ab" * 32,
+            "identity": runtime.identity,
             "data_sha256": runtime.market.sha256,
             "instrument": runtime.market.instrument,
             "git_revision": None,
@@ -181,12 +186,14 @@ class World:
         policy = self.runtime.policy(weight, trial_no)
         sampled = _Source(writer, ProducerKey(self.sweep_id, trial_id, attempt, ProducerRole.RUNNER, 1))
         training = self.runtime.evaluate(policy, "train", record=sampled.next_episode_no, role=EpisodeRole.TRAIN)
-        sampled.send(to_rows(training.records or {}))
-        lanes = [[sampled.last_episode_no, training.bars]]
+        trained = to_rows(training.records or {})
+        env_steps = len(trained[Record.STEPS])
+        sampled.send(trained)
+        lanes = [[sampled.last_episode_no, env_steps]]
         source = _Source(writer, ProducerKey(self.sweep_id, trial_id, attempt, ProducerRole.TRIAL, 0))
         found = self.runtime.evaluate(policy, record=source.next_episode_no, weights_version=1)
         rows = to_rows(found.records or {})
-        rows |= self.summary_rows(trial_no, policy, found, source.last_episode_no, training.bars, lanes)
+        rows |= self.summary_rows(trial_no, policy, found, source.last_episode_no, env_steps, lanes)
         source.send(rows)
         writer.close_trial(trial_id, status, error)
         return trial_id

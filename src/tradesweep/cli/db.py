@@ -64,10 +64,15 @@ def list_results(home: Home) -> list[Path]:
 
 def confirm(home: Home) -> None:
     """Ask on a terminal. Raises BadInput where nobody can answer, Abort on a no."""
-    if not sys.stdin.isatty():
+    if not is_interactive():
         raise BadInput("db reset must be confirmed with --yes where nobody can be asked; nothing was deleted")
     count = count_sweeps(home)
     typer.confirm(f"Delete all results in {home.path} ({count})? They cannot be brought back.", abort=True)
+
+
+def is_interactive() -> bool:
+    """Can somebody answer."""
+    return sys.stdin.isatty()
 
 
 def count_sweeps(home: Home) -> str:

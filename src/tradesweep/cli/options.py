@@ -42,6 +42,15 @@ def find_home(root: Path) -> Home:
     return Home.from_environment(root.absolute())
 
 
+def check_root(root: Path) -> Path:
+    """The root, absolute; raises BadInput where there is no experiments.yaml."""
+    if not (root / "experiments.yaml").is_file():
+        raise BadInput(
+            f"{root.absolute()}: there is no experiments.yaml; run from the folder that holds it, or give --root"
+        )
+    return root.absolute()
+
+
 def check_experiment_name(name: str) -> str:
     """A name that may become part of a path; raises BadInput."""
     return _check(name, NAME, "an experiment's name", 64)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tradesweep.cli.options import ExperimentArgument, JsonOption, RootOption, SetOption, check_experiment_name
-from tradesweep.cli.options import split_settings as split
+from tradesweep.cli.options import (
+    ExperimentArgument,
+    JsonOption,
+    RootOption,
+    SetOption,
+    check_experiment_name,
+    check_root,
+    split_settings,
+)
 from tradesweep.cli.output import format_bytes, format_number, print_json, print_lines
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show what a sweep would do and need; start nothing."""
-    made = load_plan(experiment, split(settings), root)
+    made = load_plan(experiment, split_settings(settings), root)
     if json_:
         print_json(made.to_dict())
     else:
@@ -30,9 +37,10 @@ def plan(
 def load_plan(experiment: str, settings: list[str], root: Path) -> Plan:
     """The checked plan of an experiment. Raises BadInput."""
     check_experiment_name(experiment)
+    folder = check_root(root)
     from tradesweep.spec import load_spec
 
-    spec = load_spec(experiment, root=root, overrides=settings)
+    spec = load_spec(experiment, root=folder, overrides=settings)
     from tradesweep.sweep.plan import make_plan
 
     return make_plan(spec)

@@ -39,7 +39,7 @@ def sweep(
 ) -> None:
     """Run a sweep, go on with it, or show its result."""
     plan = load_plan(experiment, split_settings(settings), root)
-    outcome, board = run_plan(plan, find_home(root), root, fresh=fresh, quiet=json_)
+    outcome, board = run_plan(plan, find_home(root), root.absolute(), fresh=fresh, quiet=json_)
     if json_:
         print_json({**asdict(outcome), "leaderboard": board.to_dict()})
     else:
@@ -67,7 +67,7 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     """What is worth saying about how it ended."""
     lines = []
     if outcome.already_finished:
-        lines.append("this sweep has finished already; more budget.trials go on with it, --fresh begins another")
+        lines += ["this sweep has finished already", "more budget.trials go on with it, --fresh begins another"]
     if outcome.failed:
         lines.append(f"warning: {outcome.failed} of {outcome.trials} trials failed; `tradesweep status` says why")
     if outcome.exit_code in (130, 143):

@@ -58,6 +58,11 @@ def is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, UnionType)
 
 
+def bare(annotation: Any) -> Any:
+    """The annotation without its limits."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
@@ -67,14 +72,10 @@ def _plain_form(annotation: Any) -> str:
     if origin is Literal:
         return _either([str(option) for option in get_args(annotation)])
     if origin is tuple:
-        return f"a list of {MANY.get(_bare(get_args(annotation)[0]), 'values')}"
+        return f"a list of {MANY.get(bare(get_args(annotation)[0]), 'values')}"
     if origin is dict or annotation is dict or _is_model(annotation):
         return "a mapping"
     return WORDS.get(annotation, "a value")
-
-
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _either(options: list[str]) -> str:

@@ -217,6 +217,9 @@ def place_of(algorithm: str, name: str, *, searched: bool) -> tuple[str, str]:
         where = "search" if searched else "fixed"
         rule = f"must not stand under {where}: costs, splits, data and objective are never tuned"
         return rule, "set it in experiments.yaml"
+    others = [other for other in ALGORITHMS if other != algorithm and name in keys_of(other)]
+    if others:
+        return f"must be a training key of {algorithm}", f"it is one of {others[0]}"
     if owner := OWNED.get(name) or OWNED.get(rest) or _owner_by_prefix(name):
         return f"must not stand here: it is no key of {algorithm}", f"it is {owner}"
     known = keys_of(algorithm)

@@ -212,12 +212,12 @@ def _apply(keys: list[str], value: Any, place: Place, body: Body, places: Places
             return
     target = body
     for index, key in enumerate(keys[:-1]):
+        above = ".".join(keys[: index + 1])
         if target.get(key) is None:
-            target[key] = {}
+            target[key], places[above] = {}, place
         if not isinstance(target[key], dict):
-            above = ".".join(keys[: index + 1])
-            what = "list" if isinstance(target[key], list) else "value"
-            raise SpecError(f"{place} {above} must be set as a whole, was set below; it is a single {what}")
+            what = "a list" if isinstance(target[key], list) else "a single value"
+            raise SpecError(f"{place} {above} must be set as a whole, was set below; it is {what}")
         target = target[key]
     target[keys[-1]] = value
     _move_place(".".join(keys), place, places)

@@ -261,7 +261,7 @@ class SweepSpec(_Part):
     fixed: dict[str, Any] = {}
     search: dict[str, Annotated[Distribution, BeforeValidator(_distribution)]] = {}
     market: MarketSpec
-    features: Annotated[tuple[FeatureSpec, ...], Tuple, Field(min_length=1)]
+    features: Annotated[tuple[FeatureSpec, ...], Tuple, Field(min_length=1), Form("a list of at least one feature")]
     splits: SplitsSpec
     env: EnvSpec
     evaluation: EvaluationSpec = EvaluationSpec()

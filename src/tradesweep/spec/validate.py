@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 
 from tradesweep.spec.distributions import KINDS, read_distribution
-from tradesweep.spec.forms import fields_of, form_of, is_union, step_into
+from tradesweep.spec.forms import bare, fields_of, form_of, is_union, step_into
 from tradesweep.spec.keys import ALGORITHMS, WORDS, Key, flatten_keys, keys_of, place_of, suggest
 from tradesweep.spec.models import OWN_FIELDS, SweepSpec
 from tradesweep.spec.problems import MOST_SHOWN, RuleBroken, find_place, message_at, raise_all
@@ -145,7 +145,7 @@ def _problems_of(error: ValidationError, body: Body, places: Places) -> list[str
         elif problem["type"] == "extra_forbidden":
             remedy = suggest(str(words[-1]), _known_beside(words))
             lines.append(message_at(places, path, "is not known here", problem["input"], remedy))
-        elif problem["type"] == "missing":
+        elif problem["type"] == "missing" and len(words) == len(problem["loc"]):
             lines.append(_missing(path, annotation, places))
         else:
             lines.append(message_at(places, path, f"must be {form_of(annotation)}", _value_at(body, words)))
@@ -164,15 +164,11 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[int | str], Any]:
     words: list[int | str] = []
     for word in location:
         below = step_into(annotation, word)
-        if below is None and is_union(_bare(annotation)):
+        if below is None and is_union(bare(annotation)):
             break
         words.append(word)
         annotation = below
     return words, annotation
-
-
-def _bare(annotation: Any) -> Any:
-    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _known_beside(words: list[int | str]) -> list[str]:

@@ -20,7 +20,7 @@ import yaml
 
 from tradesweep.errors import SpecError
 
-MAX_BYTES = 200_000
+MAX_BYTES = 100_000
 """Read in about a second; a spec holds no data."""
 MAX_DEPTH = 20
 MAX_KEY_LENGTH = 100
@@ -36,7 +36,7 @@ INT = re.compile(r"[-+]?[0-9]+")
 FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
-Path_ = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Document:
     """Parsed values and the place of each key, by its path."""
 
     value: Any
-    places: dict[Path_, Place] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
 
 
 def load_file(path: Path) -> Document:
@@ -85,15 +85,17 @@ def _read_bytes(path: Path) -> bytes:
     """At most one byte more than is allowed. A pipe or a device is never opened: reading it might not end."""
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-            raise SpecError(f"{path}: must be a file, is {what}; write the spec there")
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                return file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SpecError(f"{path}: must exist, is missing") from error
     except OSError as error:
         raise SpecError(f"{path}: must be readable, is not ({error.strerror}); check its permissions") from error
+    except ValueError as error:  # a null byte in the name
+        raise SpecError(f"{str(path)!r}: must be the name of a file, is not ({error})") from error
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    raise SpecError(f"{path}: must be a file, is {what}; write the spec there")
 
 
 class _Reader:
@@ -102,7 +104,7 @@ class _Reader:
     def __init__(self, text: str, source: str, lines: bool) -> None:
         self._text, self._source, self._lines = text, source, lines
         self._line = 1
-        self._places: dict[Path_, Place] = {}
+        self._places: dict[KeyPath, Place] = {}
         self._events = self._checked_events()
 
     def document(self) -> Document:
@@ -140,7 +142,7 @@ class _Reader:
             # PyYAML lets a few slip: the escape "\UFFFFFFFF", or a %YAML version of thousands of digits.
             raise self._error("must be YAML, is not: bad escape or directive after here; mend it", ()) from error
 
-    def _value(self, event: yaml.Event, path: Path_, depth: int) -> Any:
+    def _value(self, event: yaml.Event, path: KeyPath, depth: int) -> Any:
         self._places.setdefault(path, self._place())
         if depth > MAX_DEPTH:
             raise self._error(f"must be nested at most {MAX_DEPTH} deep, is deeper; flatten it", ())
@@ -150,13 +152,13 @@ class _Reader:
             return self._sequence(path, depth)
         return self._scalar(event, path)
 
-    def _sequence(self, path: Path_, depth: int) -> list[Any]:
+    def _sequence(self, path: KeyPath, depth: int) -> list[Any]:
         found: list[Any] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             found.append(self._value(event, (*path, str(len(found))), depth + 1))
         return found
 
-    def _mapping(self, path: Path_, depth: int) -> dict[str, Any]:
+    def _mapping(self, path: KeyPath, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._key(event, path)
@@ -168,7 +170,7 @@ class _Reader:
             found[key] = self._value(next(self._events), below, depth + 1)
         return found
 
-    def _key(self, event: yaml.Event, path: Path_) -> str:
+    def _key(self, event: yaml.Event, path: KeyPath) -> str:
         if not isinstance(event, yaml.ScalarEvent):
             raise self._error("must have words as keys, has a list or a mapping as one", path)
         key = str(event.value)
@@ -177,7 +179,7 @@ class _Reader:
             raise self._error(f"{rule}, was {key[:MAX_KEY_LENGTH]!r}", path)
         return key
 
-    def _scalar(self, event: Any, path: Path_) -> Any:
+    def _scalar(self, event: Any, path: KeyPath) -> Any:
         text = event.value
         if event.style is not None:
             return self._word(text, path)
@@ -191,18 +193,18 @@ class _Reader:
             return self._number(text, path)
         return self._word(text, path)
 
-    def _whole_number(self, text: str, path: Path_) -> int:
+    def _whole_number(self, text: str, path: KeyPath) -> int:
         if len(text.lstrip("+-0")) > MAX_DIGITS:
             raise self._error(f"must have at most {MAX_DIGITS} digits, was {text[:30]}", path)
         return int(text)
 
-    def _number(self, text: str, path: Path_) -> float:
+    def _number(self, text: str, path: KeyPath) -> float:
         value = float(text) if FLOAT.fullmatch(text) else math.inf
         if not math.isfinite(value):
             raise self._error(f"must be a finite number, was {text[:30]}", path)
         return value
 
-    def _word(self, text: str, path: Path_) -> str:
+    def _word(self, text: str, path: KeyPath) -> str:
         for character in text:
             if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
                 rule = "must not hold control characters"
@@ -212,6 +214,6 @@ class _Reader:
     def _place(self) -> Place:
         return Place(self._source, self._line if self._lines else 0)
 
-    def _error(self, what: str, path: Path_) -> SpecError:
+    def _error(self, what: str, path: KeyPath) -> SpecError:
         words = [str(self._place()), ".".join(path), what]
         return SpecError(" ".join(word for word in words if word))

@@ -57,7 +57,7 @@ class FileLock:
                 ) from error
             raise StoreLocked(
                 f"{self.path}: the database is in use by {describe_holder(self._read())}; wait for it to end, or"
-                " stop it with `tradesweep stop`"
+                " stop it with Ctrl-C"
             ) from error
 
     def _read(self) -> str:

@@ -24,7 +24,6 @@ RAY_SETTINGS = {
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_preload_python_modules": "torch,ray.rllib.algorithms.ppo,ray.rllib.algorithms.dqn",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -32,8 +31,8 @@ RAY_SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""Set before Ray starts and inherited by every process: no telemetry, one torch thread a process, nothing logged
-twice, and workers that start with the slow imports done."""
+"""Set before Ray starts and inherited by every process: no telemetry, one torch thread a process, and nothing
+logged twice."""
 
 SECRETS = ("TRADESWEEP_DB_URL",)
 """Leave the environment before Ray starts: workers inherit it, and runtime environments are written to a log."""

@@ -100,8 +100,15 @@ def make_plan(spec: SweepSpec) -> Plan:
         validation_bars=bars,
         lookahead=lookahead,
         splits=tuple(split_facts(market, name, cost_per_leg=cost) for name in ("train", "validation")),
-        warnings=tuple(plan_warnings(market)),
+        warnings=(*plan_warnings(market), *grid_warnings(spec, trials)),
     )
+
+
+def grid_warnings(spec: SweepSpec, trials: int) -> list[str]:
+    """A grid is tried whole, whatever the budget says."""
+    if spec.searcher.kind != "grid" or spec.budget.trials == trials:
+        return []
+    return [f"searcher grid tries all of its {trials} points; budget.trials, {spec.budget.trials}, is not used"]
 
 
 def check_support(spec: SweepSpec) -> None:

@@ -72,6 +72,10 @@ def open_client(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens an experiment on its training runs instead of on MLflow's pages for language models."""
+
+
 def ensure_experiment(client: MlflowClient, name: str, *, artifacts: Path) -> str:
     """The id of the experiment; a new one has its artifacts under `artifacts`, or where its server decides.
 
@@ -81,7 +85,7 @@ def ensure_experiment(client: MlflowClient, name: str, *, artifacts: Path) -> st
     if found is None:
         ours = _scheme(client.tracking_uri) in _DATABASES
         location = (artifacts.absolute() / name).as_uri() if ours else None
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

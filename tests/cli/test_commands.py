@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tradesweep.names import SweepStatus, TrialStatus
+
+THREE_NUMBERS = re.compile(r"validation Sharpe -?[\d.]+ \| luck hurdle [\d.]+ \| deflated -?[\d.]+")
+
+
+def break_a_rule(world: Any) -> None:
+    with sqlite3.connect(world.home.database) as db:
+        db.execute("UPDATE episodes SET pnl = pnl + 1 WHERE role = 'train'")
+
+
+# --- plan -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_it_costs_and_writes_nothing(command: Any, home: Any) -> None:
+    said = command("plan", "small")
+    assert said.code == 0
+    for words in (
+        "trials       3, ",
+        "env steps    3,000",
+        "luck hurdle  0.95",
+        "look-ahead   passed",
+        "read by promote",
+    ):
+        assert words in said.out
+    assert not home.path.exists()
+
+
+def test_settings_change_the_plan(command: Any, home: Any) -> None:
+    told = command("plan", "small", "--set", "budget.trials=5 seed=1", "--set", "env.fee_bps=2", "--json").json
+    assert told["trials"] == 5
+    assert told["sweep_id"] != command("plan", "small", "--json").json["sweep_id"]
+
+
+# --- status ---------------------------------------------------------------------------------------------------
+
+
+def test_before_the_first_sweep_status_says_so(command: Any, home: Any) -> None:
+    assert (command("status").code, command("status", "--json").json) == (0, {"sweeps": []})
+    assert command("status", "small").code == 2
+    assert not home.path.exists()
+
+
+def test_status_lists_sweeps_with_three_numbers(command: Any, swept: Any) -> None:
+    (told,) = command("status", "--json").json["sweeps"]
+    assert (told["sweep_id"], told["status"], told["ended"], told["failed"]) == (swept.sweep_id, "FINISHED", 3, 0)
+    assert told["deflated"] == told["best_sharpe"] - told["hurdle"]
+    header, line = command("status").out.splitlines()
+    assert {"Sharpe", "hurdle", "deflated"} <= set(header.split())
+    assert line.startswith(swept.sweep_id)
+
+
+@pytest.mark.parametrize("by", ["experiment", "sweep"])
+def test_status_of_one_sweep_is_its_leaderboard(command: Any, swept: Any, by: str) -> None:
+    said = command("status", "small" if by == "experiment" else swept.sweep_id)
+    assert said.code == 0
+    assert THREE_NUMBERS.search(said.out)
+    assert "buy-and-hold" in said.out
+    assert "lr=0.002" in said.out
+
+
+def test_status_says_why_a_trial_failed(command: Any, world: Any) -> None:
+    with world.writer() as writer:
+        world.open_sweep(writer)
+        error = "Traceback ...\nTrialDiverged: loss must be finite, was nan\n"
+        world.write_trial(writer, 0, 3.0, status=TrialStatus.DIVERGED, error=error)
+        writer.close_sweep(world.sweep_id, SweepStatus.FAILED)
+    assert "trial 0 DIVERGED: TrialDiverged: loss must be finite, was nan" in command("status", "small").out
+    assert command("status", "small", "--json").json["errors"] == {"0": error}
+
+
+def test_a_sweep_whose_process_is_gone_is_lost(command: Any, world: Any) -> None:
+    with world.writer() as writer:
+        world.open_sweep(writer, driver_host=socket.gethostname())
+    assert command("status", "--json").json["sweeps"][0]["status"] == "LOST"
+    assert "`tradesweep sweep small` goes on with it" in command("status", "small").out
+
+
+def test_a_sweep_whose_process_lives_is_running(command: Any, world: Any) -> None:
+    with world.writer() as writer:
+        world.open_sweep(writer, driver_host=socket.gethostname(), driver_pid=os.getpid())
+    assert command("status", "--json").json["sweeps"][0]["status"] == "RUNNING"
+
+
+def test_watch_shows_it_again_until_ctrl_c(command: Any, swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = iter([None, None])
+
+    def pause(seconds: float) -> None:
+        if next(pauses, "over") == "over":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tradesweep.cli.status.time.sleep", pause)
+    said = command("status", "--watch")
+    assert said.code == 130
+    assert said.out.count(swept.sweep_id) == 3
+
+
+# --- logs -----------------------------------------------------------------------------------------------------
+
+
+def test_logs_are_the_drivers_or_a_trials(command: Any, swept: Any) -> None:
+    folder = swept.home.logs(swept.sweep_id)
+    folder.mkdir(parents=True)
+    (folder / "driver.log").write_text("one\ntwo\nthree\n")
+    (folder / "trial-0001.log").write_text("of trial 1\n")
+    assert command("logs", "small").out.splitlines()[1:] == ["one", "two", "three"]
+    assert command("logs", "small", "--lines", "1").out.splitlines()[1:] == ["three"]
+    assert command("logs", "small", "1", "--json").json["lines"] == ["of trial 1"]
+    missing = command("logs", "small", "7")
+    assert missing.code == 2
+    assert "there are: driver.log, trial-0001.log" in missing.err
+
+
+# --- verify ---------------------------------------------------------------------------------------------------
+
+
+def test_verify_is_green_on_a_good_sweep(command: Any, swept: Any) -> None:
+    said = command("verify")
+    assert said.code == 0
+    assert "pass  checkpoint_files" in said.out
+    assert "FAIL" not in said.out
+    assert command("verify", "small", "--json").json["passed"] is True
+
+
+def test_a_broken_rule_is_shown_with_its_rows(command: Any, swept: Any) -> None:
+    break_a_rule(swept)
+    said = command("verify")
+    assert said.code == 1
+    assert re.search(r"FAIL  episode_pnl: .*\n      episode_no=\d+", said.out)
+    told = command("verify", "--json")
+    assert (told.code, told.json["passed"]) == (1, False)
+
+
+def test_a_changed_checkpoint_file_is_found(command: Any, swept: Any) -> None:
+    (swept.folder(1) / "policy.json").write_text("{}")
+    said = command("verify")
+    assert said.code == 1
+    assert "FAIL  checkpoint_files" in said.out
+
+
+def test_verify_before_the_first_sweep_is_an_error(command: Any, home: Any) -> None:
+    said = command("verify")
+    assert said.code == 1
+    assert "there is no database; run a sweep first" in said.err
+
+
+# --- promote --------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_the_table_and_says_that_test_was_not_read(command: Any, swept: Any) -> None:
+    said = command("promote", "small", "--dry-run")
+    assert said.code == 0
+    assert THREE_NUMBERS.search(said.out)
+    assert len(re.findall(r"^pass  ", said.out, re.MULTILINE)) == 6
+    assert "the test split was not read" in said.out
+    assert "test Sharpe" not in said.out
+
+
+def test_promoting_twice_says_so(command: Any, swept: Any) -> None:
+    first = command("promote", "small")
+    assert first.code == 0
+    assert re.search(r"test Sharpe -?[\d.]+ \| pnl", first.out)
+    assert "model small version 1 is champion now" in first.out
+    second = command("promote", "small")
+    assert second.code == 0
+    assert "read by an earlier promotion" in second.out
+    assert "version 1 was champion already; nothing changed" in second.out
+
+
+def test_a_refusal_shows_the_table_and_exits_3(command: Any, swept: Any) -> None:
+    break_a_rule(swept)
+    for words in (("promote", "small"), ("promote", "small", "--dry-run")):
+        said = command(*words)
+        assert said.code == 3
+        assert "FAIL  database" in said.out
+        assert "the gate refused: database" in said.err
+        told = command(*words, "--json")
+        assert told.code == 3
+        assert told.json["error"]["exit_code"] == 3
+        assert [check["name"] for check in told.json["error"]["checks"] if not check["passed"]] == ["database"]
+
+
+def test_a_forced_promotion_needs_a_reason(command: Any, swept: Any) -> None:
+    break_a_rule(swept)
+    for words in (("--force",), ("--force", "--reason", " "), ("--reason", "x")):
+        said = command("promote", "small", *words)
+        assert (said.code, said.out) == (2, "")
+    said = command("promote", "small", "--force", "--reason", "a known row")
+    assert said.code == 0
+    assert "is champion now (FORCED)" in said.out
+    assert swept.store.list_promotions()[0].reason == "a known row"
+
+
+def test_promote_before_the_first_sweep_is_refused(command: Any, home: Any) -> None:
+    said = command("promote", "small")
+    assert said.code == 3
+    assert "there is no sweep yet" in said.err
+    assert not home.path.exists()
+
+
+# --- db -------------------------------------------------------------------------------------------------------
+
+
+def test_reset_asks_where_somebody_can_answer_and_refuses_elsewhere(
+    command: Any, swept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("db", "reset").code == 2
+    monkeypatch.setattr("tradesweep.cli.db.is_interactive", lambda: True)
+    assert command("db", "reset", answer="n\n").code == 130
+    assert swept.home.database.exists()
+    assert command("db", "reset", answer="y\n").code == 0
+    assert not swept.home.database.exists()
+
+
+def test_reset_deletes_results_and_nothing_else(command: Any, swept: Any) -> None:
+    (swept.home.path / "mine.txt").write_text("keep me")
+    told = command("db", "reset", "--yes", "--json").json
+    assert {"tradesweep.db", "mlflow.db", "sweeps"} <= set(told["deleted"])
+    assert [path.name for path in swept.home.path.iterdir()] == ["mine.txt"]
+    assert command("db", "reset", "--yes").code == 0
+
+
+def test_reset_waits_for_nobody(command: Any, swept: Any) -> None:
+    with swept.writer():
+        said = command("db", "reset", "--yes")
+    assert said.code == 1
+    assert "in use by process" in said.err
+    assert swept.home.database.exists()
+
+
+def test_a_foreign_database_is_left_alone(command: Any, home: Any) -> None:
+    home.path.mkdir()
+    with sqlite3.connect(home.database) as db:
+        db.execute("CREATE TABLE mine (x)")
+    for words in (("reset", "--yes"), ("upgrade",)):
+        said = command("db", *words)
+        assert said.code == 1
+        assert "was not made by tradesweep" in said.err
+    assert home.database.exists()
+
+
+def test_a_database_of_this_version_is_up_to_date(command: Any, swept: Any) -> None:
+    assert command("db", "upgrade").out.endswith("up to date\n")
+    assert command("db", "upgrade", "--json").json["upgraded_from"] is None
+
+
+# --- ui -------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_ui_before_the_first_sweep_says_so(command: Any, home: Any) -> None:
+    said = command("ui")
+    assert said.code == 2
+    assert "there are no runs yet" in said.err
+    assert not home.path.exists()
+
+
+def test_a_port_in_use_is_refused(command: Any, swept: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = command("ui", "--port", str(port))
+    assert (said.code, said.out) == (2, "")
+    assert f"--port must be free, {port} is not" in said.err
+
+
+def test_a_tracking_server_is_only_named(command: Any, home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
+    assert command("ui", "--json").json == {"url": "http://somewhere:5000"}
+
+
+@pytest.mark.slow
+def test_the_pages_are_served_on_this_machine_alone(swept: Any) -> None:
+    port = free_port()
+    words = [sys.executable, "-m", "tradesweep", "ui", "--port", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(swept.home.path))
+    try:
+        assert wait_for(f"http://127.0.0.1:{port}/health") == b"OK"
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        assert b"MLFLOW_DISABLE_TELEMETRY=true" in environment
+        assert b"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false" in environment
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def wait_for(url: str) -> bytes:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return bytes(answer.read())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+# --- json -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [("experiments",), ("version",), ("plan", "small"), ("status",), ("status", "small"), ("verify",)]
+)
+def test_json_is_one_object(command: Any, swept: Any, words: tuple[str, ...]) -> None:
+    said = command(*words, "--json")
+    assert said.code == 0
+    assert isinstance(json.loads(said.out), dict)

@@ -1,0 +1,158 @@
+"""Rules over several keys."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["fixed.minibatch_size=513"], "fixed.minibatch_size must be at most train_batch_size_per_learner (512), was"),
+        (["search.minibatch_size={choice: [64, 600]}"], "search.minibatch_size must be at most train_batch"),
+        (["search.minibatch_size={randint: [64, 513]}"], "search.minibatch_size must be at most train_batch"),
+        (
+            ["fixed.minibatch_size=300", "search.train_batch_size_per_learner={choice: [256, 512]}"],
+            "fixed.minibatch_size must be at most train_batch_size_per_learner (256), was 300",
+        ),
+        (
+            ["search.minibatch_size={choice: [64, 300]}", "search.train_batch_size_per_learner={randint: [200, 512]}"],
+            "search.minibatch_size must be at most train_batch_size_per_learner (200), was 300",
+        ),
+        (
+            ["fixed.train_batch_size_per_learner=100"],
+            "fixed.minibatch_size must be at most train_batch_size_per_learner (100), was 128; this is its default; se",
+        ),
+        (
+            ["fixed.train_batch_size_per_learner=100", "search.use_gae={choice: [true, false]}",
+             "search.minibatch_size={choice: [32, 64], when: {use_gae: true}}"],
+            "search.minibatch_size must be at most train_batch_size_per_learner (100), was 128",
+        ),
+    ],
+)  # fmt: skip
+def test_a_minibatch_fits_into_every_batch_that_can_be_drawn(refuse, ppo: str, overrides, message: str) -> None:
+    [line] = refuse(*overrides, sweep=ppo)
+    assert f" {message}" in line
+
+
+def test_what_just_fits_passes(load, ppo: str, dqn: str) -> None:
+    assert load("fixed.minibatch_size=512", sweep=ppo).fixed["minibatch_size"] == 512
+    assert load(sweep=dqn)
+    assert load("fixed.n_step=49").fixed["n_step"] == 49
+    assert load("fixed.replay_buffer_config.capacity=32").fixed["replay_buffer_config.capacity"] == 32
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fixed.n_step=50", "fixed.n_step must be below env.episode_bars (50), was 50"),
+        ("search.n_step={randint: [1, 60]}", "search.n_step must be below env.episode_bars (50), was 60"),
+        ("search.n_step={choice: [1, 50]}", "search.n_step must be below env.episode_bars (50), was 50"),
+        (
+            "fixed.replay_buffer_config={capacity: 31}",
+            "fixed.train_batch_size_per_learner must be at most replay_buffer_config.capacity (31), was 32; this is it",
+        ),
+        (
+            "search.replay_buffer_config.capacity={choice: [16, 1000]}",
+            "fixed.train_batch_size_per_learner must be at most replay_buffer_config.capacity (16), was 32",
+        ),
+        (
+            "fixed.num_steps_sampled_before_learning_starts=4000",
+            "fixed.num_steps_sampled_before_learning_starts must be below budget.env_steps_per_trial (4000), was 4000",
+        ),
+    ],
+)
+def test_replay_fits_the_episodes_and_the_budget(refuse, override: str, message: str) -> None:
+    [line] = refuse(override)
+    assert f" {message}" in line
+
+
+def test_every_evaluation_has_a_step_of_its_own(refuse, ppo: str) -> None:
+    [line] = refuse("evaluation.count=5000", sweep=ppo)
+    assert line.startswith("experiments.yaml:20 budget.env_steps_per_trial must be at least evaluation.count (5000)")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ("[{lr: 0.1}]", "searcher.points.0.lr must be within loguniform [0.001, 0.003], was 0.1"),
+        ("[{lr: 0.002}, {lr: 1e-4}]", "searcher.points.1.lr must be within loguniform [0.001, 0.003], was 0.0001"),
+        ("[{lr: high}]", "searcher.points.0.lr must be within loguniform [0.001, 0.003], was high"),
+        ("[{gamma: 0.9}]", "searcher.points.0.gamma must be a searched key, was 0.9; known are lr, n_step, tau"),
+        ("[{n_step: 3}]", "searcher.points.0.n_step must be within choice [1, 5], was 3"),
+        ("[{n_step: 1.0}]", "searcher.points.0.n_step must be within choice [1, 5], was 1.0"),
+        ("[{tau: 0.6}]", "searcher.points.0.tau must be within quniform [0.5, 1.0], was 0.6"),
+        ("[5]", "searcher.points.0 must be a mapping, was 5"),
+        ("5", "searcher.points must be a list of values, was 5"),
+    ],
+)
+def test_points_lie_in_the_search_space(refuse, dqn: str, points: str, message: str) -> None:
+    wider = f"{dqn}  n_step: {{choice: [1, 5]}}\n  tau: {{quniform: [0.5, 1, 0.25]}}\n"
+    [line] = refuse(f"searcher.points={points}", sweep=wider)
+    assert f" {message}" in line
+
+
+def test_points_are_read_like_the_search_space(load, dqn: str) -> None:
+    wider = f"{dqn}  tau: {{choice: [1, 0.5]}}\n".replace("  model: {hiddens: [32, 32]}\n", "")
+    spec = load(
+        "searcher.points=[{tau: 1, model: {hiddens: [8]}}]", "search.model.hiddens={choice: [[8], [16]]}", sweep=wider
+    )
+    assert spec.searcher.points == ({"tau": 1.0, "model.hiddens": [8]},)
+    assert isinstance(spec.searcher.points[0]["tau"], float)
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ("{n_stp: 1}", "search.tau.when.n_stp must name another searched parameter, was n_stp; did you mean n_step?"),
+        (
+            "{gamma: 0.9}",
+            "search.tau.when.gamma must name another searched parameter, was gamma; what is fixed decides",
+        ),
+        ("{lr: 0.002}", "search.tau.when.lr must name a parameter drawn by choice, grid or randint, was loguniform"),
+        ("{n_step: 3}", "search.tau.when.n_step must be a value that n_step can have, or a list of them, was 3"),
+        ("{n_step: [1, 3]}", "search.tau.when.n_step must be a value that n_step can have, or a list of them, was 3"),
+        ("{n_step: []}", "search.tau.when.n_step must be a value that n_step can have, or a list of them, was []"),
+        ("{tau: 0.5}", "search.tau.when must not have conditions that go round in a circle, was tau"),
+        (
+            "{double_q: true}",
+            "search.double_q.when must not have conditions that go round in a circle, was double_q and tau",
+        ),
+    ],
+)
+def test_a_condition_must_be_able_to_hold(refuse, dqn: str, when: str, message: str) -> None:
+    search = "  n_step: {choice: [1, 5]}\n  double_q: {choice: [true, false], when: {tau: 0.5}}\n"
+    if "double_q" not in when:
+        search = "  n_step: {choice: [1, 5]}\n"
+    [line] = refuse(sweep=f"{dqn}{search}  tau: {{choice: [0.5, 1], when: {when}}}\n")
+    assert line.startswith("sweeps/tiny.yaml:")
+    assert f" {message}" in line
+
+
+def test_conditions_in_a_row_pass(load, dqn: str) -> None:
+    spec = load(
+        sweep=f"{dqn}  tau: {{choice: [0.5, 1.0], when: {{n_step: [1, 2]}}}}\n"
+        "  n_step: {randint: [1, 4], when: {double_q: true}}\n"
+        "  double_q: {choice: [true, false]}\n"
+    )
+    assert spec.search["tau"].when == {"n_step": [1, 2]}
+
+
+def test_a_grid_takes_no_ranges_no_points_and_no_end_of_combinations(refuse) -> None:
+    [line] = refuse("searcher.kind=grid")
+    assert line == "sweeps/tiny.yaml:6 search.lr must be grid or choice under the grid searcher, was loguniform"
+    [line] = refuse("searcher={kind: grid, points: [{lr: 1e-3}]}", "search={lr: {grid: [1e-3, 1e-2]}}")
+    assert " searcher.points must be left out under the grid searcher" in line
+    many = ", ".join(str(number) for number in range(1, 49))
+    [line] = refuse(
+        "searcher.kind=grid",
+        f"search={{n_step: {{grid: [{many}]}}, target_network_update_freq: {{grid: [{many}]}},"
+        f" train_batch_size_per_learner: {{choice: [{many}]}}}}",
+    )
+    assert " search must be at most 100,000 combinations, was 110592" in line
+
+
+def test_a_grid_counts_its_combinations_whatever_the_budget_says(load) -> None:
+    for trials in (1, 100_000):
+        spec = load("searcher.kind=grid", "search={lr: {grid: [1e-3, 1e-2]}}", f"budget.trials={trials}")
+        assert spec.budget.trials == trials
