@@ -43,7 +43,9 @@ def test_a_sweep_without_an_eligible_policy_offers_no_promotion(command: Any, wo
 
 
 def test_the_leaderboard_fits_eighty_columns(command: Any, swept: Any) -> None:
-    assert max(map(len, command("sweep", "small").out.splitlines())) <= 80
+    _, result = command("sweep", "small").out.split("\n\n", 1)
+    assert "lr=0.002" in result
+    assert max(map(len, result.splitlines())) <= 80
 
 
 @pytest.mark.slow

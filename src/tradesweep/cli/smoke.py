@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,8 +32,10 @@ def smoke(keep: KeepOption = False, root: RootOption = Path(), json_: JsonOption
     """
     from tradesweep.home import Home
 
+    plans = [load_plan(name, [], root) for name in EXPERIMENTS]
+    os.environ["MLFLOW_TRACKING_URI"] = ""  # these runs are nobody's results: they stay in the folder
     home = Home(Path(tempfile.mkdtemp(prefix="tradesweep-smoke-")))
-    runs = [run_plan(load_plan(name, [], root), home, root, fresh=False, quiet=json_) for name in EXPERIMENTS]
+    runs = [run_plan(plan, home, root.absolute(), fresh=False, quiet=json_) for plan in plans]
     results = check_rules(home, None)
     passed = all(outcome.exit_code == 0 for outcome, _ in runs) and all(result.passed for result in results)
     kept = keep or not passed

@@ -58,6 +58,8 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         resources = plan.resources
         gpus = resources.gpus_per_trial * resources.concurrent_trials
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
+        # Again: Ray puts a handler of its own in the place of ours when it starts, one that aborts on SIGTERM.
+        stack.enter_context(catch_signals(interruption))
         recorder = stack.enter_context(_recorder(home))
         projector = stack.enter_context(_projector(home, recorder, tracking_uri.result()))
         open_sweep(plan, recorder, root)
