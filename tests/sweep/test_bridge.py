@@ -12,7 +12,7 @@ import pytest
 from tradesweep.names import Metric, TrialStatus
 from tradesweep.recording import LocalRecorder
 from tradesweep.store import NewSweep, Store, Writer, open_store
-from tradesweep.sweep.bridge import Ledger, SearcherBridge, TrialCloser, UnfinishedTrial
+from tradesweep.sweep.bridge import Ledger, SearcherBridge, TrialCloser, UnfinishedTrial, trial_seed
 from tradesweep.sweep.history import read_past, read_unfinished
 from tradesweep.sweep.search import PointSearch
 
@@ -165,6 +165,12 @@ def test_an_unfinished_trial_keeps_its_point_seed_and_number(load, recorder) -> 
     ledger = make_ledger(load, recorder, unfinished=[unfinished], next_trial_no=3)
     assignment = ledger.next_assignment("a")
     assert (assignment.trial_no, assignment.seed, assignment.params["lr"]) == (7, 99, 0.002)
+
+
+def test_every_seed_is_one_that_numpy_and_torch_accept() -> None:
+    seeds = {trial_seed(sweep, trial) for sweep in (0, 1, 5000, 2**31 - 1) for trial in (0, 1, 99_999)}
+    assert len(seeds) == 12
+    assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_a_callback_that_fails_is_kept_for_the_driver_and_never_raised_into_tune(load, recorder) -> None:

@@ -3,6 +3,7 @@
 from tradesweep.agents.build import (
     AgentConfig,
     build_algorithm,
+    build_config,
     count_updates,
     restart_runners,
     start_runners,
@@ -16,6 +17,7 @@ __all__ = [
     "RecordingContext",
     "RunnerContext",
     "build_algorithm",
+    "build_config",
     "count_updates",
     "install_market",
     "plain_layers",

@@ -11,6 +11,8 @@ from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.utils.annotations import override
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tradesweep.agents.dqn import ColumnarDQNConfig
 from tradesweep.agents.envs import ENV_NAME, RunnerContext, register
@@ -54,6 +56,8 @@ def build_config(agent: AgentConfig, context: RunnerContext) -> AlgorithmConfig:
             num_envs_per_env_runner=lanes,
             gym_env_vectorize_mode="vector_entry_point",
             validate_env_runners_after_construction=False,
+            # RLlib drops what a slow runner sampled. A runner that cannot record raises by itself, a lost one too.
+            sample_timeout_s=None,
         )
         .learners(num_learners=0, num_gpus_per_learner=agent.gpus)
         .rl_module(model_config=_model_config(agent.params))
@@ -79,7 +83,7 @@ def _dqn_config(params: Mapping[str, Any]) -> AlgorithmConfig:
     replay = {key.removeprefix(REPLAY): value for key, value in params.items() if key.startswith(REPLAY)}
     prioritized = replay.pop("type", "uniform") == "prioritized"
     config = ColumnarDQNConfig().training(**training)
-    # RLlib's defaults learn nothing before 1,000 steps; the replay spans what the algorithm discounts over.
+    # The replay sums rewards over the algorithm's own n steps and discount.
     return config.training(
         replay=ReplayConfig(prioritized=prioritized, n_step=config.n_step, gamma=config.gamma, **replay)
     )
@@ -115,10 +119,17 @@ class RemoteRunner(VectorEnvRunner):
         install_market(RunnerContext.from_dict(config.env_config).spec_json, market)
         super().__init__(config=config, **kwargs)
 
+    @override(VectorEnvRunner)
+    def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `func` with this runner. RLlib's own version ends the process when it raises, and its reason is lost."""
+        return func(self, *args, **kwargs)
+
     def restart(self, config: AlgorithmConfig) -> None:
-        """Begin another trial; the market of the sweep stays installed."""
+        """Begin another trial as a new runner would; the market of the sweep stays installed, nothing else stays."""
         self.stop()
-        VectorEnvRunner.__init__(self, config=config, **self._ctor_kwargs)
+        arguments = self._ctor_kwargs
+        self.__dict__.clear()
+        VectorEnvRunner.__init__(self, config=config, **arguments)
 
 
 def runner_config(agent: AgentConfig, context: RunnerContext) -> AlgorithmConfig:
@@ -147,7 +158,7 @@ def start_runners(
     for worker in range(1, agent.env_runners + 1):
         options: dict[str, Any] = {}
         if group is not None:
-            options["scheduling_strategy"] = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 group, placement_group_bundle_index=worker - 1 + bundle_offset
             )
         handles.append(

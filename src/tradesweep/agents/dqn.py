@@ -86,6 +86,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):
             obs_width=self.env_runner.env.single_observation_space.shape[0],
             generator=np.random.default_rng([self.config.seed or 0, 1]),
         )
+        self._steps_stored = 0
         self._updates_due = 0.0
 
     def _create_local_replay_buffer_if_necessary(self, config: DQNConfig) -> None:  # noqa: ARG002
@@ -95,36 +96,40 @@ class ColumnarDQN(QuietAlgorithm, DQN):
     @override(DQN)
     def training_step(self) -> None:
         """Sample rows, store them, make the updates that are due, push the weights once."""
-        before = self._steps_sampled()
+        before = self.env_steps_sampled
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled = sum(self._store(fragment) for fragment in self._sample())
-        if len(self.columnar_replay) < self._least_replay():
-            return
-        self._updates_due += sampled * self.config.updates_per_env_step
-        updates = int(self._updates_due)
-        self._updates_due -= updates
+            sampled = sum(self._store(fragment) for fragment in self._sample(before))
+        updates = self._take_due(sampled)
         if updates:
             self._learn(updates, before, sampled)
+
+    def _take_due(self, sampled: int) -> int:
+        """Updates to make now: every env step beyond the warm-up earns its share."""
+        earning = max(self._steps_stored + sampled - max(self._steps_stored, self._warm_up_steps), 0)
+        self._steps_stored += sampled
+        self._updates_due += earning * self.config.updates_per_env_step
+        if not len(self.columnar_replay):  # no n-step sum is complete yet
+            return 0
+        updates = int(self._updates_due)
+        self._updates_due -= updates
+        return updates
 
     @property
     def updates_made(self) -> int:
         """Gradient steps made since this algorithm was built."""
         return int(self.learner_group._learner.updates_lifetime)
 
-    def _least_replay(self) -> int:
-        """Transitions before learning starts. Counted in the replay, so that a restored trial refills it first."""
-        least = min(self.config.num_steps_sampled_before_learning_starts, self.config.replay.capacity)
-        return max(1, int(least))
+    @property
+    def _warm_up_steps(self) -> int:
+        """Env steps before learning starts. Counted from the build, so that a restored trial refills its replay."""
+        return int(self.config.num_steps_sampled_before_learning_starts)
 
-    def _steps_sampled(self) -> int:
-        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
-
-    def _sample(self) -> list[Fragment]:
+    def _sample(self, env_steps: int) -> list[Fragment]:
         group = self.env_runner_group
         lanes = self.config.num_envs_per_env_runner * max(group.num_remote_workers(), 1)
         rows = max(ROWS_PER_TRAINING_STEP // lanes, 1)
         results = group.foreach_env_runner(
-            lambda runner: (runner.sample_fragment(rows=rows), runner.get_metrics()),
+            lambda runner: (runner.sample_fragment(rows=rows, env_steps=env_steps), runner.get_metrics()),
             local_env_runner=group.num_remote_workers() == 0,
         )
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)

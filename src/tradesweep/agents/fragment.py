@@ -6,7 +6,7 @@ ended in row r spends row r+1 on its reset: that row holds no transition and `va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -75,18 +75,28 @@ def segments(fragment: Fragment) -> Iterator[Segment]:
                 yield Segment(lane, before + 1, after, ordinal)
 
 
-def episode_id(fragment: Fragment, segment: Segment) -> str:
+def name_episode(runner_id: str, lane: int, number: int) -> str:
     """Runner, lane and the lane's count of episodes: the same for every chunk of one episode."""
-    number = int(fragment.episode_count[segment.lane]) + segment.ordinal
-    return f"{fragment.runner_id}-{segment.lane}-{number}"
+    return f"{runner_id}-{lane}-{number}"
 
 
 def build_episodes(fragment: Fragment) -> list[SingleAgentEpisode]:
-    """Build RLlib episodes (finished ones and chunks of running ones), one per segment.
+    """Build RLlib episodes in RLlib's order: those that ended, as they did, then chunks of running ones, by lane.
 
     They are numpy'd: their buffers are views on the fragment's columns, so nothing is copied per step.
     """
-    return [_build_episode(fragment, segment) for segment in segments(fragment)]
+    return [_build_episode(fragment, segment) for segment in sorted(segments(fragment), key=_rllib_order(fragment))]
+
+
+def _rllib_order(fragment: Fragment) -> Callable[[Segment], tuple[int, int]]:
+    rows = len(fragment.actions)
+
+    def order(segment: Segment) -> tuple[int, int]:
+        last = segment.stop - 1
+        done = fragment.terminated[last, segment.lane] or fragment.truncated[last, segment.lane]
+        return (last if done else rows, segment.lane)
+
+    return order
 
 
 def _build_episode(fragment: Fragment, segment: Segment) -> SingleAgentEpisode:
@@ -94,7 +104,7 @@ def _build_episode(fragment: Fragment, segment: Segment) -> SingleAgentEpisode:
     last = segment.stop - 1
     length = segment.stop - segment.start
     return SingleAgentEpisode(
-        id_=episode_id(fragment, segment),
+        id_=name_episode(fragment.runner_id, lane, int(fragment.episode_count[lane]) + segment.ordinal),
         observations=_buffer(fragment.obs[segment.start : segment.stop + 1, lane]),
         infos=InfiniteLookbackBuffer(data=[{}] * (length + 1)),
         actions=_buffer(fragment.actions[rows, lane]),

@@ -8,8 +8,6 @@ the kernel's own tape, one batch stream per runner.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import uuid
 from typing import Any, cast
@@ -33,11 +31,15 @@ from tradesweep.agents.fragment import (
     Fragment,
     FragmentBuilder,
     build_episodes,
+    name_episode,
 )
+from tradesweep.agents.live import EPISODE_HOOKS, LiveEpisodes, is_overridden
 from tradesweep.env import Tape
 from tradesweep.errors import TrialDiverged
 from tradesweep.names import ProducerKey, ProducerRole, Record
 from tradesweep.recording import Producer, connect_recorder
+
+EVALUATION_SEED_OFFSET = 1_000_000
 
 STEP_RECORDS = (Record.STEPS, Record.FILLS)
 """What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
@@ -53,11 +55,10 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         super().__init__(config=config, **kwargs)
         seed = 0 if self.config.seed is None else int(self.config.seed)
         self._generator = np.random.default_rng([seed, self.worker_index or 0, int(self.config.in_evaluation)])
+        self._live = LiveEpisodes(self, self._callbacks) if any(map(self._hears, EPISODE_HOOKS)) else None
 
-    def restart(self, config: AlgorithmConfig) -> None:
-        """Begin another trial in this process: exactly what the constructor does, without a new process."""
-        self.stop()
-        type(self).__init__(self, config=config, **self._ctor_kwargs)
+    def _hears(self, hook: str) -> bool:
+        return is_overridden(hook, self._callbacks, self.config)
 
     @property
     def context(self) -> RunnerContext:
@@ -111,6 +112,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._started_E = np.full(self.num_envs, time.perf_counter())
         self._runner_id = uuid.uuid4().hex
         self._episode_count_E = np.zeros(self.num_envs, np.int64)
+        self._recorded_E = np.zeros(self.num_envs, np.int64)
 
     def flush(self) -> None:
         """Wait until everything this runner sampled is committed."""
@@ -122,10 +124,6 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         if self.env is None or self.producer is None or self._needs_initial_reset:
             return []
         return self.env.positions_of_lanes()
-
-    def process_facts(self) -> dict[str, Any]:
-        """Who this runner is, for the log of its trial."""
-        return {"pid": os.getpid(), "host": socket.gethostname(), "worker": self.worker_index or 0}
 
     # --- sampling ------------------------------------------------------------------------------------------------
 
@@ -146,18 +144,35 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             random_actions=random_actions,
             force_reset=force_reset,
         )
-        return build_episodes(fragment)
+        chunks = self._chunks(fragment, cut=num_episodes is None)
+        return chunks if num_episodes is None else chunks[:num_episodes]
 
-    def sample_fragment(self, *, rows: int, random_actions: bool = False) -> Fragment:
-        """Sample whole rows and return columns; metrics are logged as by `sample`."""
+    def _chunks(self, fragment: Fragment, *, cut: bool) -> list[SingleAgentEpisode]:
+        """RLlib's episodes of a fragment; without `cut` only those that ended."""
+        if self._live is not None:
+            return self._live.take(cut=cut)
+        return [chunk for chunk in build_episodes(fragment) if cut or chunk.is_done]
+
+    def sample_fragment(self, *, rows: int, env_steps: int) -> Fragment:
+        """Sample whole rows and return columns; metrics and callbacks are those of `sample`.
+
+        `env_steps` is the trial's count so far, through all its runners: exploration follows it.
+        """
+        self.num_env_steps_sampled_lifetime = env_steps
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         with self.metrics.log_time(SAMPLE_TIMER):
-            return self._collect(
-                num_timesteps=rows * self.num_envs,
-                explore=self.config.explore,
-                random_actions=random_actions,
-                whole_rows=True,
-            )
+            fragment = self._collect(num_timesteps=rows * self.num_envs, explore=self.config.explore, whole_rows=True)
+        if self._live is not None or self._hears("on_sample_end"):
+            self._call_sample_end(self._chunks(fragment, cut=True))
+        return fragment
+
+    def _call_sample_end(self, samples: list[SingleAgentEpisode]) -> None:
+        make_callback(
+            "on_sample_end",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_sample_end,
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, "samples": samples},
+        )
 
     def _collect(
         self,
@@ -178,9 +193,10 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         start_t, reached, steps = self._length_E.copy(), 0, 0
         ended = 0
         while reached < wanted:
-            valid_E, done_E = self._step_row(builder, explore, random_actions, steps)
+            room = None if num_episodes is None else num_episodes - ended
+            valid_E, ended_E = self._step_row(builder, explore, random_actions, steps, room)
             steps += int(valid_E.sum())
-            ended += int(done_E.sum())
+            ended += int(ended_E.sum())
             reached = self._progress(num_timesteps, whole_rows, builder.rows, steps, ended)
         fragment = builder.build(
             runner_id=self._runner_id,
@@ -197,46 +213,62 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         return rows * self.num_envs if whole_rows else steps
 
     def _reset_lanes(self) -> None:
-        seed = None if self.config.seed is None else int(self.config.seed) + self.context.lane_offset(self)
-        obs_ED, _ = self.env.reset(seed=seed if self._needs_initial_reset else None)
+        seed = self._lane_seed() if self._needs_initial_reset else None
         self._begin_lanes()
+        if self._live is not None:
+            self._live.create(self._runner_id)
+        obs_ED, _ = self.env.reset(seed=seed)
         self._needs_initial_reset = False
         self._obs_ED = _checked(obs_ED)
+        if self._live is not None:
+            self._live.start(obs_ED)
+
+    def _lane_seed(self) -> int | None:
+        """Seed of the first lane; evaluation draws other episodes than training, by RLlib's offset."""
+        if self.config.seed is None:
+            return None
+        offset = EVALUATION_SEED_OFFSET if self.config.in_evaluation else 0
+        return int(self.config.seed) + self.context.lane_offset(self) + offset
 
     def _step_row(
-        self, builder: FragmentBuilder, explore: bool, random_actions: bool, steps: int
+        self, builder: FragmentBuilder, explore: bool, random_actions: bool, steps: int, room: int | None
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Step all lanes; which of them made a transition, and which episodes ended (no more than `room`)."""
         actions_E, extras = self._act(builder.last_obs_ED, explore, random_actions, steps)
         obs_ED, rewards_E, terminated_E, truncated_E, _ = self.env.step(actions_E)
         valid_E = ~self._done_E
-        builder.add(
-            actions_E=actions_E,
-            obs_ED=obs_ED,
-            rewards_E=rewards_E,
-            terminated_E=terminated_E,
-            truncated_E=truncated_E,
-            valid_E=valid_E,
-            extras=extras,
-        )
+        row: dict[str, Any] = {
+            "actions_E": actions_E,
+            "obs_ED": obs_ED,
+            "rewards_E": rewards_E.astype(np.float32),
+            "terminated_E": terminated_E,
+            "truncated_E": truncated_E,
+            "valid_E": valid_E,
+            "extras": extras,
+        }
+        builder.add(**row)
         done_E = (terminated_E | truncated_E) & valid_E
-        self._account(valid_E, done_E, rewards_E)
+        ended_E = done_E if room is None else done_E & (np.cumsum(done_E) <= room)
+        if self._live is not None:
+            self._live.add(**row, ended_E=ended_E, weights_version=self._weights_seq_no)
+        self._account(valid_E, ended_E, rewards_E)
         self._done_E = done_E
-        return valid_E, done_E
+        return valid_E, ended_E
 
     def _account(
-        self, valid_E: npt.NDArray[np.bool_], done_E: npt.NDArray[np.bool_], rewards_E: npt.NDArray[Any]
+        self, valid_E: npt.NDArray[np.bool_], ended_E: npt.NDArray[np.bool_], rewards_E: npt.NDArray[Any]
     ) -> None:
         """Keep each lane's return and length; log those of episodes that just ended."""
         self._return_E += np.where(valid_E, rewards_E, 0.0)
         self._length_E += valid_E
-        if not done_E.any():
+        if not ended_E.any():
             return
         now = time.perf_counter()
-        for lane in np.flatnonzero(done_E):
+        for lane in np.flatnonzero(ended_E):
             self._log_episode_metrics(
                 int(self._length_E[lane]), float(self._return_E[lane]), float(now - self._started_E[lane])
             )
-        self._return_E[done_E], self._length_E[done_E], self._started_E[done_E] = 0.0, 0, now
+        self._return_E[ended_E], self._length_E[ended_E], self._started_E[ended_E] = 0.0, 0, now
 
     def _act(
         self, obs_ED: npt.NDArray[np.float32], explore: bool, random_actions: bool, steps: int
@@ -279,12 +311,19 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         if self._tape is None or self.producer is None:
             return
         records = self._tape.drain(weights_version=weights_version)
+        self._name_opened(records[Record.EPISODES_OPENED])
         recording = self.context.recording
         dropped = 0
         if recording is not None and not recording.steps:
             dropped = len(records[Record.STEPS]["step_id"])
             records = {kind: rows for kind, rows in records.items() if kind not in STEP_RECORDS}
         self.producer.send(records, dropped=dropped)
+
+    def _name_opened(self, opened: dict[str, Any]) -> None:
+        """Say which RLlib episode each recorded one is: a lane opens its episodes in the order of their numbers."""
+        for row, lane in enumerate(opened["lane"]):
+            opened["rllib_episode_id"][row] = name_episode(self._runner_id, lane, int(self._recorded_E[lane]))
+            self._recorded_E[lane] += 1
 
     @override(EnvRunner)
     def stop(self) -> None:

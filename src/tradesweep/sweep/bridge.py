@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
@@ -150,8 +151,11 @@ class Ledger:
 
 
 def trial_seed(sweep_seed: int, trial_no: int) -> int:
-    """The seed of a trial: the same point under another number is another draw."""
-    return sweep_seed * 1_000_003 + trial_no
+    """The seed of a trial, below 2**31: the same point under another number is another draw.
+
+    NumPy's legacy generator, which RLlib seeds, refuses 2**32 and above; lanes and runners add to the seed.
+    """
+    return int(np.random.SeedSequence([sweep_seed, trial_no]).generate_state(1)[0]) >> 1
 
 
 class SearcherBridge(Searcher):

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ RAY_SETTINGS = {
 """Set before Ray starts and inherited by every process: no telemetry, one torch thread a process, and nothing
 logged twice."""
 
+FOLDER = "ts"
+"""Name of Ray's session folder in the temporary folder, before the driver's pid: socket paths may have 107 bytes."""
+REMOVAL_S = 3.0
+"""How long the end of a sweep tries to remove it; the next sweep removes what is left."""
+
 SECRETS = ("TRADESWEEP_DB_URL",)
 """Leave the environment before Ray starts: workers inherit it, and runtime environments are written to a log."""
 
@@ -43,7 +49,7 @@ def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
     """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind."""
     _prepare_environment()
     address = os.environ.get("RAY_ADDRESS")
-    folder = None if address else Path(tempfile.mkdtemp(prefix="ts-"))
+    folder = None if address else _make_folder()
     try:
         _start(address, folder, cpus, gpus)
         yield
@@ -78,6 +84,20 @@ def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> 
         token.chmod(0o600)
 
 
+def _make_folder() -> Path:
+    """A short path for Ray's sockets; what killed drivers left behind goes away now."""
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob(f"{FOLDER}-*-*"):
+        owner = left.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER}-{os.getpid()}-"))
+
+
 def _remove_when_quiet(folder: Path) -> None:
-    """Ray never removes its session folder. Its last processes may still write for a moment."""
+    """Ray never removes its session folder, and its last processes still write into it for a moment."""
+    deadline = time.monotonic() + REMOVAL_S
     shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)

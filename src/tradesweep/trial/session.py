@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.actor import ActorHandle
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from tradesweep import __version__
 from tradesweep.agents import (
@@ -57,7 +58,7 @@ class IterationResult:
 
 
 class TrialSession:
-    """One attempt. `runners` are remote runners that already live for this trial; empty: sample in process."""
+    """One attempt. It samples in process until runners are attached."""
 
     def __init__(self, context: SweepContext, assignment: Assignment, *, market: Market) -> None:
         self.context, self.assignment, self.market = context, assignment, market
@@ -71,7 +72,7 @@ class TrialSession:
         self.agent = self._agent_config()
         self.algorithm = build_algorithm(self.agent, self.runner_context(), market)
         self.state = self._restored() if assignment.resume else TrialState()
-        self._sampled_before = self._lifetime_steps()
+        self._sampled_before = self.algorithm.env_steps_sampled
         self._updates_before = count_updates(self.algorithm)
         self._steps_before, self._made_before = self.state.env_steps, self.state.updates
         self._history = self._score_history()
@@ -89,11 +90,18 @@ class TrialSession:
         return AgentConfig(
             algorithm=self.spec.algorithm,
             params=self.assignment.params,
-            seed=self.assignment.seed,
+            seed=self._seed(),
             lanes=self.context.lanes,
             env_runners=self.context.env_runners,
             gpus=self.context.gpus_per_trial,
         )
+
+    def _seed(self) -> int:
+        """A resumed attempt draws anew: with the trial's own seed it would repeat the first episodes and noise."""
+        resume = self.assignment.resume
+        if resume is None:
+            return self.assignment.seed
+        return int(np.random.SeedSequence([self.assignment.seed, resume.iteration]).generate_state(1)[0]) >> 1
 
     def runner_context(self) -> RunnerContext:
         """What this attempt tells its runners."""
@@ -165,19 +173,28 @@ class TrialSession:
         newest: dict[Metric, float | None] = {}
         idle = 0
         while self.state.env_steps < boundary:
-            before = self.state.env_steps
-            results = self.algorithm.train()
-            check_finite(results)
-            newest |= training_metrics(results, self.env_config.reward_scale)
-            self.state.env_steps = self._steps_before + self._lifetime_steps() - self._sampled_before
+            before, updates = self.state.env_steps, self.state.updates
+            results = self._train_once()
+            self.state.env_steps = self._steps_before + self.algorithm.env_steps_sampled - self._sampled_before
             self.state.updates = self._made_before + count_updates(self.algorithm) - self._updates_before
+            newest |= rollout_metrics(results, self.env_config.reward_scale)
+            if self.state.updates > updates:  # else RLlib fills the learner's metrics with NaN
+                newest |= learner_metrics(results)
             idle = idle + 1 if self.state.env_steps == before else 0
             if idle == IDLE_STEPS:
                 raise TradesweepError(f"trial: {IDLE_STEPS} training steps in a row made no env step; see its log")
         return newest
 
-    def _lifetime_steps(self) -> int:
-        return int(self.algorithm.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+    def _train_once(self) -> Mapping[str, Any]:
+        """One training step of RLlib. Raises TrialDiverged where it broke on weights that are not finite."""
+        try:
+            results: Mapping[str, Any] = self.algorithm.train()
+        except Exception as error:
+            module = self.algorithm.learner_group._learner.module[DEFAULT_MODULE_ID]
+            if all(torch.isfinite(weight).all() for weight in module.parameters()):
+                raise
+            raise TrialDiverged("learner: weights must be finite, were not; lower lr or set grad_clip") from error
+        return results
 
     def plain_policy(self) -> PlainPolicy:
         """The policy as it stands: plain weights in float64, greedy."""
@@ -370,23 +387,27 @@ LEARNER_METRICS: dict[str, Metric] = {
 """RLlib's names for what a learner reports, and ours."""
 
 
-def training_metrics(results: Mapping[str, Any], reward_scale: float) -> dict[Metric, float | None]:
-    """Pick what is worth keeping from RLlib's results; returns are brought back to unscaled log returns."""
-    learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+def rollout_metrics(results: Mapping[str, Any], reward_scale: float) -> dict[Metric, float | None]:
+    """Mean return and length of the episodes that ended, if any did; returns as unscaled log returns."""
     runners = results.get(ENV_RUNNER_RESULTS, {})
-    picked: dict[Metric, float | None] = {
-        metric: float(learner[name]) for name, metric in LEARNER_METRICS.items() if name in learner
-    }
     mean_return = runners.get("episode_return_mean")
-    if mean_return is not None and math.isfinite(mean_return):
-        picked[Metric.ROLLOUT_RETURN_MEAN] = float(mean_return) / reward_scale
-        picked[Metric.ROLLOUT_LENGTH_MEAN] = float(runners["episode_len_mean"])
-    return picked
+    if mean_return is None or not math.isfinite(mean_return):
+        return {}
+    return {
+        Metric.ROLLOUT_RETURN_MEAN: float(mean_return) / reward_scale,
+        Metric.ROLLOUT_LENGTH_MEAN: float(runners["episode_len_mean"]),
+    }
 
 
-def check_finite(results: Mapping[str, Any]) -> None:
-    """Raise TrialDiverged when a loss is not finite: RLlib itself trains on."""
+def learner_metrics(results: Mapping[str, Any]) -> dict[Metric, float | None]:
+    """What the learner reports. Raises TrialDiverged when any of it is not finite: RLlib itself trains on."""
     learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-    for name, value in learner.items():
-        if name in LEARNER_METRICS and not math.isfinite(float(value)):
-            raise TrialDiverged(f"learner: {name} must be finite, was {float(value)}; lower lr or set grad_clip")
+    picked: dict[Metric, float | None] = {}
+    for name, metric in LEARNER_METRICS.items():
+        if name not in learner:
+            continue
+        value = float(learner[name])
+        if not math.isfinite(value):
+            raise TrialDiverged(f"learner: {name} must be finite, was {value}; lower lr or set grad_clip")
+        picked[metric] = value
+    return picked

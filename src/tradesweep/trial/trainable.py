@@ -16,7 +16,7 @@ import ray
 import torch
 from ray import tune
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from tradesweep.agents import restart_runners, start_runners
 from tradesweep.errors import RecordingError, TrialDiverged
@@ -111,12 +111,8 @@ class TrialTrainable(tune.Trainable):
                 raise self._broken
             assert self._session is not None
             self._last = self._session.iterate()
-        except TrialDiverged as error:
-            return self._failed(TrialStatus.DIVERGED, error)
-        except (RayError, RecordingError) as error:
-            return self._failed(TrialStatus.CRASHED, error)
         except Exception as error:
-            return self._failed(TrialStatus.FAILED, error)
+            return self._failed(classify(error), error)
         logger.info("%s", self._last)
         return self._result(self._last, done=self._last.status != TrialStatus.RUNNING)
 
@@ -131,9 +127,10 @@ class TrialTrainable(tune.Trainable):
         }
 
     def _failed(self, status: TrialStatus, error: BaseException) -> dict[str, Any]:
-        """End the trial as failed. Its runners are let go: their state is unknown."""
+        """End the trial as failed. Living runners serve the next trial, which begins them anew."""
         logger.error("trial %s %s", self._assignment.trial_no, status, exc_info=error)
-        self._discard_runners()
+        if status == TrialStatus.CRASHED:
+            self._discard_runners()
         last = self._last
         return {
             Metric.VALIDATION_SCORE.value: SCORE_FLOOR,
@@ -145,9 +142,15 @@ class TrialTrainable(tune.Trainable):
         }
 
     def _end_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        """Close the last trial; what goes wrong with it is not the next one's."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            session.close()
+        except Exception:
+            logger.exception("trial %s could not be closed cleanly", self._assignment.trial_no)
+            self._discard_runners()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Checkpoints are published by the session; Tune is never asked to keep one."""
@@ -162,3 +165,16 @@ class TrialTrainable(tune.Trainable):
         self._end_session()
         self._discard_runners()
         self._log.end()
+
+
+def classify(error: BaseException) -> TrialStatus:
+    """DIVERGED: something is not finite. CRASHED: a process or the recorder is lost. FAILED: anything else.
+
+    An error inside a remote runner arrives wrapped; what counts is what was raised there.
+    """
+    cause: BaseException | None = error
+    while isinstance(cause, RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, TrialDiverged):
+        return TrialStatus.DIVERGED
+    return TrialStatus.CRASHED if isinstance(cause, RayError | RecordingError) else TrialStatus.FAILED

@@ -1,0 +1,351 @@
+"""Whole trials through the Tune trainable, in this process: repeatable, resumable, and never an exception."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tradesweep.env import Tape, TradingVectorEnv, compile_env
+from tradesweep.names import Metric, TrialStatus
+from tradesweep.policy import PlainPolicy, evaluate, verify_manifest
+from tradesweep.trial import TrialTrainable
+from tradesweep.trial.session import TrialSession
+from tradesweep.trial.stopping import SCORE_FLOOR
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+Open = Callable[[str], Any]
+SCORE = Metric.VALIDATION_SCORE.value
+EXPLOSIVE: dict[str, dict[str, Any]] = {
+    "ppo": {"lr": 1e6},
+    "dqn": {"lr": 1e6, "td_error_loss_fn": "mse", "model.hiddens": [32, 32], "model.activation": "relu"},
+}
+"""Under the huber loss and bounded activations DQN's numbers stay finite whatever the learning rate."""
+
+
+def run_all(trainable: TrialTrainable) -> list[dict[str, Any]]:
+    """Step until done, as Tune does."""
+    results = []
+    while not results or not results[-1]["done"]:
+        results.append(trainable.step())
+        assert len(results) < 50
+    return results
+
+
+def checkpoints_of(sweep: Any, assignment: Any) -> list[dict[str, Any]]:
+    """Every checkpoint that was published, also those that were deleted since."""
+    return sweep.read(f"SELECT * FROM checkpoints WHERE trial_id = {assignment.trial_id} ORDER BY iteration")
+
+
+def failing_step(self: Any, actions: Any, **rest: Any) -> Any:
+    raise RuntimeError("the exchange is closed")
+
+
+@pytest.fixture(scope="module")
+def finished(open_sweep: Open) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
+    """One whole trial of each algorithm, seed 1."""
+    found = {}
+    for algorithm in ("ppo", "dqn"):
+        sweep = open_sweep(algorithm)
+        assignment = sweep.open(seed=1)
+        trainable = sweep.trainable(assignment)
+        found[algorithm] = (assignment, run_all(trainable))
+        trainable.cleanup()
+        sweep.recorder.close_trial(assignment.trial_id, TrialStatus.FINISHED)
+    return found
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+class TestWholeTrial:
+    def test_every_interval_is_a_result_and_the_last_one_ends_it(
+        self, finished: Any, open_sweep: Open, algorithm: str
+    ) -> None:
+        assignment, results = finished[algorithm]
+        assert [result["evaluation"] for result in results] == list(range(1, 9))
+        assert [result["status"] for result in results] == ["RUNNING"] * 7 + ["FINISHED"]
+        steps = [result[Metric.TRAIN_ENV_STEPS.value] for result in results]
+        assert all(step >= 128 * count for count, step in enumerate(steps, start=1))
+        trial = open_sweep(algorithm).store.get_trial(assignment.trial_id)
+        assert (trial.status, trial.iterations, trial.env_steps) == (TrialStatus.FINISHED, 8, steps[-1])
+        assert trial.last_score == results[-1][SCORE]
+
+    def test_every_step_that_training_counted_is_a_row(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
+        assignment, results = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        assert len(sweep.steps_of(assignment)) == results[-1][Metric.TRAIN_ENV_STEPS.value]
+        assert len(sweep.steps_of(assignment, role="validation")) == 8 * 199
+
+    def test_best_and_last_checkpoint_stay_and_say_what_was_recorded(
+        self, finished: Any, open_sweep: Open, algorithm: str
+    ) -> None:
+        assignment, _ = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        rows = checkpoints_of(sweep, assignment)
+        assert [row["iteration"] for row in rows] == list(range(1, 9))
+        eligible = [row for row in rows if row["eligible"] and row["sharpe"] is not None]
+        best = max(eligible, key=lambda row: (row["sharpe"], -row["iteration"]))["iteration"]
+        kept = {row["iteration"] for row in rows if row["deleted_at"] is None}
+        assert kept == {best, 8}
+        env = compile_env(sweep.spec, sweep.market)
+        for row in rows:
+            folder = sweep.context.home / row["path"]
+            assert folder.exists() == (row["iteration"] in kept)
+            if row["iteration"] in kept:
+                facts = verify_manifest(folder, row["manifest_sha256"])["facts"]
+                assert facts["env_steps"] == row["env_steps"]
+                assert facts["weights_version"] == row["weights_version"]
+                again = evaluate(PlainPolicy.load(folder), sweep.market, env, split="validation")
+                assert again.sharpe == row["sharpe"]
+
+    def test_the_steps_carry_the_weights_that_acted(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
+        assignment, _ = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        versions = {row[-1] for row in sweep.steps_of(assignment)}
+        checkpoints = [row["weights_version"] for row in checkpoints_of(sweep, assignment)]
+        assert checkpoints == sorted(checkpoints)
+        assert len(versions) > 5
+        assert max(versions) <= checkpoints[-1]
+        validation = sweep.read(
+            "SELECT DISTINCT v.iteration, s.weights_version FROM evaluations v"
+            f" JOIN steps s ON s.step_id >> 24 = v.episode_no WHERE v.trial_id = {assignment.trial_id} ORDER BY 1"
+        )
+        assert [row["weights_version"] for row in validation] == checkpoints
+
+    def test_metrics_are_finite_and_learning_is_measured(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
+        assignment, _ = finished[algorithm]
+        iterations = open_sweep(algorithm).store.list_iterations(assignment.trial_id)
+        metrics = [json.loads(row.metrics) for row in iterations]
+        assert all(value == value for one in metrics for value in one.values())
+        last = metrics[-1]
+        assert {"train/loss", "train/learning_rate", "rollout/return_mean", "validation/score"} <= last.keys()
+        assert last["train/learning_rate"] == pytest.approx(1e-3)
+        assert last["rollout/length_mean"] == pytest.approx(20)
+        assert last["train/updates"] == iterations[-1].updates > 0
+        assert ("validation/sharpe_sampled" in last) == (algorithm == "ppo")
+
+    def test_a_reused_trial_equals_a_fresh_one(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
+        """Same seed, same evaluations, same steps, whatever ran in the process before; and nothing of it is left."""
+        fresh, _ = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        other = sweep.open(seed=2)
+        trainable = sweep.trainable(other)
+        trainable.step()
+        reused = sweep.open(seed=1)
+        assert trainable.reset_config(reused.to_config()) is True
+        run_all(trainable)
+        assert sweep.scores_of(reused) == sweep.scores_of(fresh)
+        assert sweep.steps_of(reused) == sweep.steps_of(fresh)
+        assert sweep.scores_of(other)[0] != sweep.scores_of(fresh)[0]
+        gc.collect()
+        alive = Counter(type(one).__name__ for one in gc.get_objects() if type(one) in (TrialSession, Tape))
+        assert alive == {"TrialSession": 1, "Tape": 1}
+        trainable.cleanup()
+
+    def test_a_resumed_trial_goes_on_where_its_checkpoint_stood(
+        self, finished: Any, open_sweep: Open, algorithm: str
+    ) -> None:
+        del finished
+        sweep = open_sweep(algorithm)
+        assignment = sweep.open(seed=3)
+        trainable = sweep.trainable(assignment)
+        before = [trainable.step() for _ in range(3)][-1]
+        version = trainable._session.weights_version
+        trainable.reset_config(sweep.resume(assignment).to_config())
+        session = trainable._session
+        assert session.state.iteration == 3
+        assert session.state.env_steps == before[Metric.TRAIN_ENV_STEPS.value]
+        assert session.weights_version == version
+        assert len(session.state.raw_scores) == 3
+        after = run_all(trainable)
+        assert [result["evaluation"] for result in after] == [4, 5, 6, 7, 8]
+        assert after[0][Metric.TRAIN_ENV_STEPS.value] > before[Metric.TRAIN_ENV_STEPS.value]
+        iterations = sweep.store.list_iterations(assignment.trial_id)
+        for name in ("env_steps", "updates", "weights_version", "elapsed_s"):
+            values = [getattr(row, name) for row in iterations]
+            assert values == sorted(values), name
+        assert [row.iteration for row in iterations] == list(range(1, 9))
+        assert iterations[-1].env_steps < 1024 + 128
+        trainable.cleanup()
+
+    def test_a_learning_rate_that_explodes_ends_as_diverged(
+        self, finished: Any, open_sweep: Open, algorithm: str
+    ) -> None:
+        del finished
+        sweep = open_sweep(algorithm)
+        trainable = sweep.trainable(sweep.open(**EXPLOSIVE[algorithm]))
+        last = run_all(trainable)[-1]
+        assert last["status"] == "DIVERGED"
+        assert last[SCORE] == SCORE_FLOOR
+        assert "must be finite" in last["error"]
+        assert "lower lr" in last["error"]
+        trainable.cleanup()
+
+    def test_an_environment_that_raises_ends_as_failed_and_the_next_trial_is_unharmed(
+        self, finished: Any, open_sweep: Open, algorithm: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fresh, _ = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        trainable = sweep.trainable(sweep.open())
+        first = trainable.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(TradingVectorEnv, "step", failing_step)
+            failed = trainable.step()
+        assert (failed["status"], failed["done"], failed[SCORE]) == ("FAILED", True, SCORE_FLOOR)
+        assert failed["evaluation"] == 2
+        assert failed[Metric.TRAIN_ENV_STEPS.value] == first[Metric.TRAIN_ENV_STEPS.value]
+        assert "failing_step" in failed["error"]
+        assert "the exchange is closed" in failed["error"]
+        log = sweep.context.folders.logs(sweep.context.sweep_id) / f"trial-{sweep.trials - 1:04d}.log"
+        assert "the exchange is closed" in log.read_text()
+        again = sweep.open()
+        trainable.reset_config(again.to_config())
+        trainable.step()
+        assert sweep.scores_of(again) == sweep.scores_of(fresh)[:1]
+        trainable.cleanup()
+
+
+def test_a_checkpoint_that_was_touched_fails_the_trial_and_unpickles_nothing(open_sweep: Open, tmp_path: Path) -> None:
+    sweep = open_sweep("ppo")
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    trainable.step()
+    resumed = sweep.resume(assignment)
+    canary = tmp_path / "unpickled"
+
+    class Canary:
+        def __reduce__(self) -> Any:
+            return Path.touch, (canary,)
+
+    pickles = list(Path(resumed.resume.path).rglob("*.pkl"))
+    assert pickles
+    for path in pickles:
+        path.write_bytes(pickle.dumps(Canary()))
+    trainable.reset_config(resumed.to_config())
+    failed = trainable.step()
+    assert (failed["status"], failed["done"]) == ("FAILED", True)
+    assert "CheckpointError" in failed["error"]
+    assert not canary.exists()
+    trainable.cleanup()
+
+
+def test_params_that_rllib_refuses_fail_the_trial(open_sweep: Open) -> None:
+    sweep = open_sweep("ppo")
+    trainable = sweep.trainable(sweep.open(minibatch_size=100_000))
+    failed = trainable.step()
+    assert (failed["status"], failed["done"], failed["evaluation"]) == ("FAILED", True, 1)
+    assert "minibatch_size" in failed["error"]
+    trainable.cleanup()
+
+
+def test_a_trial_stops_when_its_patience_is_over(open_sweep: Open) -> None:
+    sweep = open_sweep("ppo")
+    trainable = sweep.trainable(sweep.open(lr=0.0))  # nothing is learned: the first score stays the best
+    trainable._session._history.patience = 2
+    last = run_all(trainable)[-1]
+    assert (last["status"], last["evaluation"]) == ("STOPPED", 3)
+    trainable.cleanup()
+
+
+def test_the_first_trial_waits_for_the_other_slots_but_not_for_ever(
+    open_sweep: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = open_sweep("ppo")
+    trainable = sweep.trainable(sweep.open())
+    trainable.context = replace(trainable.context, concurrent_trials=2)
+    monkeypatch.setattr("tradesweep.trial.trainable.BARRIER_S", 30.0)
+    late = threading.Timer(0.3, sweep.recorder.register_worker, args=["another process"])
+    late.start()
+    began = time.monotonic()
+    trainable._await_all_slots()
+    assert 0.2 < time.monotonic() - began < 20
+    late.join()
+    trainable.context = replace(trainable.context, concurrent_trials=9)
+    monkeypatch.setattr("tradesweep.trial.trainable.BARRIER_S", 0.2)
+    trainable._await_all_slots()
+    trainable.cleanup()
+
+
+def test_remote_runners_live_on_from_trial_to_trial(open_sweep: Open) -> None:
+    sweep = open_sweep("dqn")
+    fresh = sweep.open(seed=1)
+    trainable = sweep.trainable(fresh, env_runners=2)
+    assert trainable.step()["status"] == "RUNNING"
+    pids = runner_pids(trainable)
+    reused = sweep.open(seed=1)
+    trainable.reset_config(reused.to_config())
+    trainable.step()
+    assert runner_pids(trainable) == pids
+    assert sweep.scores_of(reused) == sweep.scores_of(fresh)
+    assert sweep.steps_of(reused) == sweep.steps_of(fresh)
+    assert {row[0] for row in sweep.steps_of(fresh)} == {1, 2, 3, 4}, "seeds: lanes are numbered through"
+    trainable.cleanup()
+
+
+@pytest.mark.fault
+def test_a_remote_runner_that_raises_fails_the_trial_and_one_that_is_lost_crashes_it(open_sweep: Open) -> None:
+    sweep = open_sweep("ppo")
+    first = sweep.open(seed=1)
+    trainable = sweep.trainable(first, env_runners=1)
+    assert trainable.step()["status"] == "RUNNING"
+    pids = runner_pids(trainable)
+
+    ray.get(trainable._runners[0].apply.remote(break_env))
+    failed = trainable.step()
+    assert (failed["status"], failed["done"]) == ("FAILED", True)
+    assert "the exchange is closed" in failed["error"]
+
+    second = sweep.open(seed=1)
+    trainable.reset_config(second.to_config())
+    assert trainable.step()["status"] == "RUNNING"
+    assert runner_pids(trainable) == pids, "it lives, and nothing of the failure is left in it"
+    assert sweep.scores_of(second) == sweep.scores_of(first)
+
+    os.kill(pids[0], signal.SIGKILL)
+    crashed = trainable.step()
+    assert (crashed["status"], crashed["done"], crashed[SCORE]) == ("CRASHED", True, SCORE_FLOOR)
+    third = sweep.open(seed=1)
+    trainable.reset_config(third.to_config())
+    assert trainable.step()["status"] == "RUNNING"
+    assert runner_pids(trainable) != pids
+    assert sweep.scores_of(third) == sweep.scores_of(first)
+    trainable.cleanup()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_runner_that_is_lost_between_two_trials_is_replaced(open_sweep: Open) -> None:
+    sweep = open_sweep("ppo")
+    first = sweep.open(seed=1)
+    trainable = sweep.trainable(first, env_runners=2)
+    trainable.step()
+    pids = runner_pids(trainable)
+    os.kill(pids[0], signal.SIGKILL)
+    second = sweep.open(seed=1)
+    trainable.reset_config(second.to_config())
+    assert trainable.step()["status"] == "RUNNING"
+    assert not set(runner_pids(trainable)) & set(pids), "all of them: the other one may have begun the trial already"
+    assert sweep.scores_of(second) == sweep.scores_of(first)
+    trainable.cleanup()
+
+
+def break_env(runner: Any) -> None:
+    def step(actions: Any) -> Any:
+        raise RuntimeError("the exchange is closed")
+
+    runner.env.step = step
+
+
+def runner_pids(trainable: TrialTrainable) -> list[int]:
+    return ray.get([runner.apply.remote(lambda _: os.getpid()) for runner in trainable._runners])
