@@ -108,9 +108,17 @@ def test_only_the_named_checkpoints_are_kept(tmp_path: Path) -> None:
     for iteration in range(1, 7):
         (tmp_path / f"{iteration:06d}").mkdir()
         (tmp_path / f"{iteration:06d}" / "policy.json").write_text("{}")
-    assert retain(tmp_path, keep={2, 6}) == [1, 3, 4, 5]
+    forgotten: list[int] = []
+
+    def forget(iteration: int) -> None:
+        assert (tmp_path / f"{iteration:06d}").exists(), "the store forgets before the files go"
+        forgotten.append(iteration)
+
+    retain(tmp_path, keep={2, 6}, forget=forget)
+    assert forgotten == [1, 3, 4, 5]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["000002", "000006"]
-    assert retain(tmp_path, keep={2, 6}) == []
+    retain(tmp_path, keep={2, 6}, forget=forget)
+    assert forgotten == [1, 3, 4, 5]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,9 @@ def restore(folder: Path, *, manifest_sha256: str, algorithm: Algorithm) -> Tria
     return TrialState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
-def retain(checkpoints: Path, *, keep: set[int]) -> list[int]:
-    """Delete every checkpoint but those iterations; return the deleted ones."""
+def retain(checkpoints: Path, *, keep: set[int], forget: Callable[[int], None]) -> None:
+    """Delete every checkpoint but those iterations; `forget` is called with each before its files go."""
     published = {int(folder.name): folder for folder in checkpoints.iterdir() if folder.name.isdigit()}
-    deleted = sorted(set(published) - keep)
-    for iteration in deleted:
+    for iteration in sorted(set(published) - keep):
+        forget(iteration)
         shutil.rmtree(published[iteration], ignore_errors=True)
-    return deleted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -16,7 +14,6 @@ import ray
 import torch
 from ray.actor import ActorHandle
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from tradesweep import __version__
 from tradesweep.agents import (
@@ -30,16 +27,16 @@ from tradesweep.agents import (
 from tradesweep.env import compile_env
 from tradesweep.errors import TradesweepError, TrialDiverged
 from tradesweep.market import Market
-from tradesweep.metrics import average_blocks, compound_blocks
 from tradesweep.names import EpisodeRole, Metric, ProducerKey, ProducerRole, Record, TrialStatus
 from tradesweep.policy import Evaluation, PlainPolicy, build_policy_spec, evaluate
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
 from tradesweep.spec import SweepSpec
 from tradesweep.trial.assignment import Assignment, SweepContext
 from tradesweep.trial.checkpoints import TrialState, publish, restore, retain
+from tradesweep.trial.metrics import learner_metrics, rollout_metrics, validation_metrics
+from tradesweep.trial.records import IterationFacts, checkpoint_row, curve_row, evaluation_row, iteration_row
 from tradesweep.trial.stopping import ScoreHistory
 
-MICROSECONDS = 1_000_000
 IDLE_STEPS = 2
 """Training steps without a new env step before a trial is declared stuck."""
 
@@ -248,33 +245,43 @@ class TrialSession:
             state=self.state,
             facts=self._facts(evaluation.sharpe),
         )
-        now = time.time_ns() // 1000
-        records: dict[Record, Mapping[str, Any]] = dict(evaluation.records or {})
-        records[Record.EVALUATIONS] = self._evaluation_row(evaluation, score, eligible, now)
-        records[Record.EVALUATION_CURVES] = self._curve_row(evaluation)
-        records[Record.ITERATIONS] = self._iteration_row(metrics, now)
-        records[Record.CHECKPOINTS] = {
-            "iteration": [self.state.iteration],
-            "at": [now],
-            "env_steps": [self.state.env_steps],
-            "weights_version": [self.weights_version],
-            "path": [str(folder.relative_to(self.context.home))],
-            "manifest_sha256": [manifest],
-            "sharpe": [evaluation.sharpe],
-            "score": [score],
-            "eligible": [int(eligible)],
-            "lanes": [json.dumps(lanes)],
-        }
-        self.producer.send(records)
+        iteration = IterationFacts(
+            iteration=self.state.iteration,
+            at=time.time_ns() // 1000,
+            env_steps=self.state.env_steps,
+            updates=self.state.updates,
+            weights_version=self.weights_version,
+            elapsed_s=self.state.elapsed_s,
+            score=score,
+            eligible=eligible,
+        )
+        self.producer.send(
+            {
+                **(evaluation.records or {}),
+                Record.EVALUATIONS: evaluation_row(iteration, evaluation),
+                Record.EVALUATION_CURVES: curve_row(evaluation, self.market),
+                Record.ITERATIONS: iteration_row(iteration, metrics),
+                Record.CHECKPOINTS: checkpoint_row(
+                    iteration,
+                    path=str(folder.relative_to(self.context.home)),
+                    manifest_sha256=manifest,
+                    sharpe=evaluation.sharpe,
+                    lanes=lanes,
+                ),
+            }
+        )
         self.producer.flush()
         self._retain()
 
     def _retain(self) -> None:
-        """Keep the best and the last; say to the store which are gone."""
+        """Keep the best and the last. The store forgets a checkpoint before its files go: no row names nothing."""
         keep = {self.state.iteration, self.state.best_iteration or self.state.iteration}
         folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, 0).parent
-        for iteration in retain(folder, keep=keep):
-            self._recorder.mark_checkpoint_deleted(self.assignment.trial_id, iteration)
+        retain(
+            folder,
+            keep=keep,
+            forget=lambda iteration: self._recorder.mark_checkpoint_deleted(self.assignment.trial_id, iteration),
+        )
 
     def _flush_runners(self) -> list[tuple[int, int]]:
         """Wait for every runner's rows; return (episode, t) of every lane."""
@@ -298,72 +305,15 @@ class TrialSession:
             "versions": {"tradesweep": __version__, "ray": ray.__version__},
         }
 
-    def _evaluation_row(self, evaluation: Evaluation, score: float, eligible: bool, now: int) -> dict[str, list[Any]]:
-        return {
-            "episode_no": [self._episode_no(evaluation)],
-            "iteration": [self.state.iteration],
-            "split": ["validation"],
-            "cost_multiplier": [evaluation.cost_multiplier],
-            "status": [evaluation.status],
-            "sharpe": [evaluation.sharpe],
-            "score": [score],
-            "bars": [evaluation.bars],
-            "trades": [evaluation.trades],
-            "total_return": [evaluation.total_return],
-            "max_drawdown": [evaluation.max_drawdown],
-            "mean_exposure": [evaluation.mean_exposure],
-            "turnover": [evaluation.turnover],
-            "eligible": [int(eligible)],
-            "at": [now],
-        }
-
-    def _curve_row(self, evaluation: Evaluation) -> dict[str, list[Any]]:
-        split = self.market.splits["validation"]
-        returns = compound_blocks(evaluation.returns_T)
-        times = self.market.bars.time_us
-        return {
-            "episode_no": [self._episode_no(evaluation)],
-            "instrument": [self.market.instrument],
-            "market_sha256": [self.market.sha256],
-            "first_time": [int(times[split.start])],
-            "last_time": [int(times[split.stop - 1])],
-            "blocks": [len(returns)],
-            "returns": [returns.astype("<f8").tobytes()],
-            "exposures": [average_blocks(evaluation.exposures_T).astype("<f8").tobytes()],
-        }
-
-    def _episode_no(self, evaluation: Evaluation) -> int:
-        assert evaluation.records is not None
-        return int(evaluation.records[Record.EPISODES_OPENED]["episode_no"][0])
-
-    def _iteration_row(self, metrics: Mapping[Metric, float | None], now: int) -> dict[str, list[Any]]:
-        known = {str(name): value for name, value in metrics.items() if value is not None}
-        return {
-            "iteration": [self.state.iteration],
-            "at": [now],
-            "env_steps": [self.state.env_steps],
-            "updates": [self.state.updates],
-            "weights_version": [self.weights_version],
-            "elapsed_s": [self.state.elapsed_s],
-            "metrics": [json.dumps(known)],
-        }
-
     def _metrics(
         self, trained: Mapping[Metric, float | None], evaluation: Evaluation, score: float, evaluation_s: float
     ) -> dict[Metric, float | None]:
         return {
             **trained,
+            **validation_metrics(evaluation),
+            Metric.VALIDATION_SCORE: score,
             Metric.TRAIN_ENV_STEPS: self.state.env_steps,
             Metric.TRAIN_UPDATES: self.state.updates,
-            Metric.VALIDATION_SHARPE: evaluation.sharpe,
-            Metric.VALIDATION_SCORE: score,
-            Metric.VALIDATION_PNL: evaluation.pnl,
-            Metric.VALIDATION_PNL_PCT: 100.0 * evaluation.total_return,
-            Metric.VALIDATION_FINAL_WORTH: evaluation.final_equity,
-            Metric.VALIDATION_TRADES: evaluation.trades,
-            Metric.VALIDATION_WIN_RATE: evaluation.win_rate,
-            Metric.VALIDATION_MAX_DRAWDOWN: evaluation.max_drawdown,
-            Metric.VALIDATION_MEAN_EXPOSURE: evaluation.mean_exposure,
             Metric.TIME_ELAPSED: self.state.elapsed_s,
             Metric.TIME_STEPS_PER_S: self.state.env_steps / max(self.state.elapsed_s, 1e-9),
             Metric.TIME_EVALUATION: evaluation_s,
@@ -373,41 +323,3 @@ class TrialSession:
         """Let go of the learner and the lanes; remote runners live on. What is open in the store is closed there."""
         self.algorithm.detach_runners()
         self.algorithm.cleanup()
-
-
-LEARNER_METRICS: dict[str, Metric] = {
-    "total_loss": Metric.TRAIN_LOSS,
-    "qf_loss": Metric.TRAIN_LOSS,
-    "qf_mean": Metric.TRAIN_Q_MEAN,
-    "entropy": Metric.TRAIN_ENTROPY,
-    "mean_kl_loss": Metric.TRAIN_KL,
-    "gradients_default_optimizer_global_norm": Metric.TRAIN_GRAD_NORM,
-    "default_optimizer_learning_rate": Metric.TRAIN_LEARNING_RATE,
-}
-"""RLlib's names for what a learner reports, and ours."""
-
-
-def rollout_metrics(results: Mapping[str, Any], reward_scale: float) -> dict[Metric, float | None]:
-    """Mean return and length of the episodes that ended, if any did; returns as unscaled log returns."""
-    runners = results.get(ENV_RUNNER_RESULTS, {})
-    mean_return = runners.get("episode_return_mean")
-    if mean_return is None or not math.isfinite(mean_return):
-        return {}
-    return {
-        Metric.ROLLOUT_RETURN_MEAN: float(mean_return) / reward_scale,
-        Metric.ROLLOUT_LENGTH_MEAN: float(runners["episode_len_mean"]),
-    }
-
-
-def learner_metrics(results: Mapping[str, Any]) -> dict[Metric, float | None]:
-    """What the learner reports. Raises TrialDiverged when any of it is not finite: RLlib itself trains on."""
-    learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-    picked: dict[Metric, float | None] = {}
-    for name, metric in LEARNER_METRICS.items():
-        if name not in learner:
-            continue
-        value = float(learner[name])
-        if not math.isfinite(value):
-            raise TrialDiverged(f"learner: {name} must be finite, was {value}; lower lr or set grad_clip")
-        picked[metric] = value
-    return picked
