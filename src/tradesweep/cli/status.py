@@ -159,8 +159,9 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
             "counts": asdict(counts),
             "errors": errors,
         }
-    rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades, from"
-    lines = [*board_lines(board), "", f"{rows} {format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"]
+    rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades"
+    times = f"{format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"
+    lines = [*board_lines(board), "", rows, times]
     if describe_state(sweep) == "LOST":
         lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
     return [*lines, *(describe_error(trial) for trial in failed)]
