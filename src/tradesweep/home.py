@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tradesweep.errors import BadInput
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -15,7 +17,15 @@ class Home:
 
     @classmethod
     def from_environment(cls, root: Path) -> Home:
-        """TRADESWEEP_HOME if set, else `<root>/runs`; relative paths count from the working directory."""
+        """TRADESWEEP_HOME if set, else `<root>/runs`; relative paths count from the working directory.
+
+        Raises BadInput where TRADESWEEP_DB_URL is set: to ignore it would write to another database than asked for.
+        """
+        if os.environ.get("TRADESWEEP_DB_URL"):
+            raise BadInput(
+                "TRADESWEEP_DB_URL must be unset: the database is tradesweep.db in the folder of the results, other"
+                " databases are not built yet; set TRADESWEEP_HOME to choose the folder"
+            )
         named = os.environ.get("TRADESWEEP_HOME")
         return cls((Path(named) if named else root / "runs").absolute())
 

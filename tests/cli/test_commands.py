@@ -207,11 +207,21 @@ def test_a_forced_promotion_needs_a_reason(command: Any, swept: Any) -> None:
     assert swept.store.list_promotions()[0].reason == "a known row"
 
 
-def test_promote_before_the_first_sweep_is_refused(command: Any, home: Any) -> None:
+def test_promote_before_the_first_sweep_is_bad_input(command: Any, home: Any) -> None:
     said = command("promote", "small")
-    assert said.code == 3
+    assert said.code == 2
     assert "there is no sweep yet" in said.err
     assert not home.path.exists()
+
+
+def test_another_database_is_refused_instead_of_ignored(
+    command: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADESWEEP_DB_URL", "postgresql://somebody:secret@there/db")
+    said = command("status")
+    assert said.code == 2
+    assert "TRADESWEEP_DB_URL must be unset" in said.err
+    assert "secret" not in said.err
 
 
 # --- db -------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tradesweep.cli.output import (
     print_lines,
     three_numbers,
 )
-from tradesweep.errors import BadInput, Refused
+from tradesweep.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from tradesweep.home import Home
@@ -75,7 +75,7 @@ def run(home: Home, name: str, reason: str | None, *, dry_run: bool) -> Promotio
     from tradesweep.selection import promote as promote_best
 
     if not home.database.exists():
-        raise Refused(f"there is no sweep yet in {home.path}; run `tradesweep sweep {name}`")
+        raise NotFound(f"there is no sweep yet in {home.path}; run `tradesweep sweep {name}`")
     if dry_run:
         return rehearse_promotion(home, name)
     return promote_best(home, name, force=None if reason is None else Force(reason=reason))

@@ -45,9 +45,9 @@ def database_path(url_or_path: str | os.PathLike[str]) -> Path:
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
         scheme = text.split("://", 1)[0]
-        raise StoreError(f"database URL must begin with sqlite:///, began with {scheme}://; unset TRADESWEEP_DB_URL")
+        raise StoreError(f"database URL must begin with sqlite:///, began with {scheme}://")
     if not text or text == ":memory:":
-        raise StoreError("database URL must name a file, named none; set TRADESWEEP_DB_URL=sqlite:////path/to/file.db")
+        raise StoreError("database URL must name a file, named none, as in sqlite:////path/to/file.db")
     return Path(text).absolute()
 
 
@@ -132,7 +132,7 @@ def _check_header(path: Path) -> None:
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise SchemaMismatch(
             f"{path}: this SQLite file was not made by tradesweep and was left alone;"
-            " move it away, or set TRADESWEEP_DB_URL to another file"
+            " move it away, or set TRADESWEEP_HOME to another folder"
         )
 
 
@@ -202,7 +202,7 @@ def _check_folder(path: Path) -> None:
 
 
 _REMEDIES = (
-    ("not a database", "the file is not an SQLite database; move it away, or set TRADESWEEP_DB_URL to another file"),
+    ("not a database", "the file is not an SQLite database; move it away, or set TRADESWEEP_HOME to another folder"),
     ("malformed", "the database is damaged; restore a backup (`tradesweep db backup` makes them)"),
     ("readonly", "the database is read-only; make the file and its folder writable"),
     ("disk is full", "the disk is full; free some space and run the same command again, nothing committed is lost"),

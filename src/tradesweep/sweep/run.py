@@ -17,7 +17,7 @@ import ray
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from tradesweep.errors import TradesweepError
+from tradesweep.errors import BadInput, TradesweepError
 from tradesweep.home import Home
 from tradesweep.names import GOOD_ENDS, SweepStatus
 from tradesweep.policy import evaluate_constant
@@ -75,7 +75,13 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
 def prepare_folders(plan: Plan, home: Home) -> None:
     """Everything a sweep writes is the user's alone."""
     os.umask(0o077)
-    home.logs(plan.sweep_id).mkdir(parents=True, exist_ok=True)
+    try:
+        home.logs(plan.sweep_id).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{home.path}: results must have a folder that can be written, cannot ({error.strerror}); set"
+            " TRADESWEEP_HOME to another one"
+        ) from error
     (home.sweep(plan.sweep_id) / "spec.json").write_text(plan.spec.to_json(), encoding="utf-8")
 
 
