@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
+from tradesweep.errors import StoreLocked
 from tradesweep.home import Home
 from tradesweep.names import TRIAL_ENDS, SweepStatus
-from tradesweep.store import open_store
+from tradesweep.store import SweepRow, open_store
 from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
 
@@ -25,9 +30,36 @@ def start_sweep(
     finished = find_finished(plan, home)
     if finished is not None:
         return finished
+    check_free(home)
     from tradesweep.sweep.run import run_sweep  # Ray takes seconds to import
 
     return run_sweep(plan, home=home, root=root, on_started=on_started)
+
+
+def check_free(home: Home) -> None:
+    """Raise StoreLocked at once when a living driver on this machine runs a sweep here, before Ray is started.
+
+    The recorder of a driver that was killed holds the lock for some seconds more; a new recorder waits for it.
+    """
+    if not home.database.exists():
+        return
+    for sweep in open_store(home.database).list_sweeps():
+        if sweep.status == SweepStatus.RUNNING and is_driver_alive(sweep):
+            raise StoreLocked(
+                f"{home.database}: {sweep.sweep_id} is being run by process {sweep.driver_pid}; wait for it to end, or"
+                " stop it with Ctrl-C"
+            )
+
+
+def is_driver_alive(sweep: SweepRow) -> bool:
+    """Is the process that opened the sweep still there? A pid counts only with a start before the sweep's."""
+    if sweep.driver_host != socket.gethostname() or sweep.driver_pid == os.getpid():
+        return False
+    try:
+        started_s = psutil.Process(sweep.driver_pid).create_time()
+    except psutil.Error:
+        return False
+    return started_s * 1e6 <= sweep.driver_started_at
 
 
 def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
