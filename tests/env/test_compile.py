@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tradesweep.env import TradingVectorEnv, check_causal, compile_env, compile_market
-from tradesweep.errors import SpecError
+from tradesweep.errors import MarketError, SpecError
 from tradesweep.spec import SweepSpec, load_spec
 
 EXPERIMENTS = """\
@@ -121,3 +121,49 @@ def test_a_split_without_a_full_window_is_refused_with_its_place(load):
         SpecError, match=r"--set splits.validation=2 splits\.validation must hold two bars .* was bars 400 to 401"
     ):
         compile_env(spec, replace(market, features_NF=features))
+
+
+REWARD_PLUGIN = """\
+from tradesweep.env import LogReturn
+
+
+class Doubled(LogReturn):
+    def __init__(self, factor=2.0):
+        self.factor = factor
+
+    def __call__(self, row, kernel):
+        return self.factor * row.reward
+
+
+rewards = {"doubled": Doubled}
+"""
+
+
+def first_rewards(spec: SweepSpec) -> np.ndarray:
+    market = compile_market(spec)
+    env = TradingVectorEnv(market, compile_env(spec, market), lanes=4)
+    env.reset(seed=0)
+    return np.array([env.step(np.full(4, 2))[1] for _ in range(20)])
+
+
+def test_a_reward_of_one_s_own_is_used_by_its_name(load, tmp_path):
+    (tmp_path / "mine.py").write_text(REWARD_PLUGIN)
+    built_in = first_rewards(load("plugins=[mine.py]"))
+    doubled = first_rewards(load("plugins=[mine.py]", "env.reward=doubled"))
+    tripled = first_rewards(load("plugins=[mine.py]", "env.reward=doubled", "env.reward_params={factor: 3}"))
+    assert np.abs(built_in).max() > 0
+    np.testing.assert_allclose(doubled, 2 * built_in)
+    np.testing.assert_allclose(tripled, 3 * built_in)
+
+
+def test_a_reward_of_one_s_own_may_not_take_a_built_in_name(load, tmp_path):
+    (tmp_path / "mine.py").write_text(REWARD_PLUGIN.replace('"doubled"', '"log_return"'))
+    spec = load("plugins=[mine.py]")
+    with pytest.raises(MarketError, match="must not take the name 'log_return'"):
+        compile_env(spec, compile_market(spec))
+
+
+def test_an_unknown_reward_lists_those_that_exist(load):
+    spec = load("env.reward=doubld")
+    with pytest.raises(SpecError, match=r"env\.reward must be one of log_return, differential_sharpe"):
+        compile_env(spec, compile_market(spec))

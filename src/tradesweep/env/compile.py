@@ -12,7 +12,7 @@ from typing import Any
 
 from tradesweep.env.config import EnvConfig
 from tradesweep.env.kernel import Costs
-from tradesweep.env.rewards import REWARDS, build_reward
+from tradesweep.env.rewards import BUILT_IN, REWARDS, build_reward, register_rewards
 from tradesweep.env.windows import list_runs, list_starts
 from tradesweep.errors import BadInput
 from tradesweep.market import (
@@ -24,6 +24,7 @@ from tradesweep.market import (
     build_market,
     load_bars,
     load_plugins,
+    load_registry,
     prove_causal,
 )
 from tradesweep.spec import SweepSpec
@@ -58,6 +59,7 @@ def compile_env(spec: SweepSpec, market: Market) -> EnvConfig:
     Raises SpecError for an unknown reward, for arguments that do not suit it, and for episodes that do not fit.
     """
     env = spec.env
+    register_rewards(load_registry("rewards", spec.plugins, taken=BUILT_IN))
     config = EnvConfig(
         fill=env.fill,
         positions=tuple(env.positions),

@@ -147,6 +147,12 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "penalised_log_return": PenalisedLogReturn,
 }
 """Rewards by the name that a spec gives them."""
+BUILT_IN = frozenset(REWARDS)
+
+
+def register_rewards(rewards: Mapping[str, Callable[..., Reward]]) -> None:
+    """Make a person's own rewards known in this process. A built-in name cannot be taken."""
+    REWARDS.update({name: build for name, build in rewards.items() if name not in BUILT_IN})
 
 
 def build_reward(name: str, params: Mapping[str, float]) -> Reward:

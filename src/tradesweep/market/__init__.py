@@ -5,7 +5,7 @@ from tradesweep.market.dataset import Market, build_market
 from tradesweep.market.facts import SplitFacts, plan_warnings, split_facts
 from tradesweep.market.features import FEATURES, FeatureBuilder, FeatureTable, compute_features
 from tradesweep.market.lookahead import LookaheadVerdict, prove_causal
-from tradesweep.market.plugins import load_plugins
+from tradesweep.market.plugins import load_plugins, load_registry
 from tradesweep.market.rules import BarRules, check_bars
 from tradesweep.market.scaling import Scaler
 from tradesweep.market.sources import load_bars, load_csv, load_parquet, load_sample
@@ -36,6 +36,7 @@ __all__ = [
     "load_csv",
     "load_parquet",
     "load_plugins",
+    "load_registry",
     "load_sample",
     "make_synthetic",
     "oracle_targets",

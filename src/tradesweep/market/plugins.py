@@ -1,12 +1,13 @@
-"""A person's own features: a file's `features` registry, a `module:function` hook, or entry points.
+"""A person's own parts by name: a file's `features` and `rewards` registries, `module:function` hooks, entry points.
 
-A plugin is a builder like the built-in ones, `(bars, **params) -> (names, values_NK)`, and goes through the
-same look-ahead proof. Loading a plugin runs its code: name only files that you would run yourself.
+A feature is a builder like the built-in ones, `(bars, **params) -> (names, values_NK)`, and goes through the same
+look-ahead proof. Rewards belong to the environment, which reads them from the same places. Loading a plugin runs its
+code: name only files that you would run yourself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -17,8 +18,7 @@ from typing import Any
 from tradesweep.errors import MarketError
 from tradesweep.market.features import FEATURES, FeatureBuilder
 
-ENTRY_POINTS = "tradesweep.features"
-REGISTRY = "features"
+FEATURE_REGISTRY = "features"
 
 
 def load_plugins(places: Sequence[str | Path], *, root: Path | None = None) -> dict[str, FeatureBuilder]:
@@ -28,25 +28,37 @@ def load_plugins(places: Sequence[str | Path], *, root: Path | None = None) -> d
     a registry, or a hook `module:function`, which is a feature of that very name. Raises `MarketError` for a
     place that cannot be loaded, an entry that is no function, and a name that is taken.
     """
-    found: dict[str, FeatureBuilder] = {}
-    for source, registry in [*_load_places(places, root), *_load_entry_points()]:
-        for name, builder in registry.items():
-            _check_entry(source, name, builder, found)
+    return load_registry(FEATURE_REGISTRY, places, taken=FEATURES, root=root)
+
+
+def load_registry(
+    registry: str, places: Sequence[str | Path], *, taken: Container[str], root: Path | None = None
+) -> dict[str, Callable[..., Any]]:
+    """What the places and the entry points `tradesweep.<registry>` register there; `taken` names are refused.
+
+    Raises as `load_plugins`.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for source, entries in [*_load_places(registry, places, root), *_load_entry_points(registry)]:
+        for name, builder in entries.items():
+            _check_entry(source, name, builder, taken, found)
             found[name] = builder
     return found
 
 
-def _load_places(places: Sequence[str | Path], root: Path | None) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(str(place), _load_place(str(place), root or Path())) for place in places]
+def _load_places(registry: str, places: Sequence[str | Path], root: Path | None) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(str(place), _load_place(registry, str(place), root or Path())) for place in places]
 
 
-def _load_place(place: str, root: Path) -> Mapping[str, Any]:
+def _load_place(registry: str, place: str, root: Path) -> Mapping[str, Any]:
     if place.endswith(".py"):
-        return _registry_of(place, _run_file(place, root / place), required=False)
+        return _registry_of(registry, place, _run_file(place, root / place), required=False)
     module_name, colon, function = place.partition(":")
+    if colon and registry != FEATURE_REGISTRY:
+        return {}
     module = _guarded(place, lambda: import_module(module_name))
     if not colon:
-        return _registry_of(place, module, required=True)
+        return _registry_of(registry, place, module, required=registry == FEATURE_REGISTRY)
     if not hasattr(module, function):
         raise MarketError(f"plugin {place} must name a function of {module_name}, which has no {function!r}")
     return {place: getattr(module, function)}
@@ -64,18 +76,16 @@ def _run_file(place: str, path: Path) -> ModuleType:
     return module
 
 
-def _registry_of(place: str, module: ModuleType, *, required: bool) -> Mapping[str, Any]:
-    """The module's `features`; a file may register only rewards, a module named for its features may not."""
-    registry = getattr(module, REGISTRY, None if required else {})
-    if not isinstance(registry, Mapping):
-        raise MarketError(
-            f"plugin {place} must define `{REGISTRY} = {{name: function}}`, was {type(registry).__name__}"
-        )
-    return registry
+def _registry_of(registry: str, place: str, module: ModuleType, *, required: bool) -> Mapping[str, Any]:
+    """The module's registry; a file may register only rewards, a module named for its features may not."""
+    entries = getattr(module, registry, None if required else {})
+    if not isinstance(entries, Mapping):
+        raise MarketError(f"plugin {place} must define `{registry} = {{name: function}}`, was {type(entries).__name__}")
+    return entries
 
 
-def _load_entry_points() -> list[tuple[str, Mapping[str, Any]]]:
-    points = entry_points(group=ENTRY_POINTS)
+def _load_entry_points(registry: str) -> list[tuple[str, Mapping[str, Any]]]:
+    points = entry_points(group=f"tradesweep.{registry}")
     return [(f"entry point {p.value}", {p.name: _guarded(p.value, p.load)}) for p in points]
 
 
@@ -87,8 +97,8 @@ def _guarded(place: str, load: Any) -> Any:
         raise MarketError(f"plugin {place} must load without errors, raised {type(e).__name__}: {e}") from e
 
 
-def _check_entry(source: str, name: object, builder: object, found: Mapping[str, FeatureBuilder]) -> None:
+def _check_entry(source: str, name: object, builder: object, taken: Container[str], found: Container[str]) -> None:
     if not isinstance(name, str) or not callable(builder):
         raise MarketError(f"plugin {source} must map names to functions, was {name!r}: {builder!r}")
-    if name in FEATURES or name in found:
+    if name in taken or name in found:
         raise MarketError(f"plugin {source} must not take the name {name!r}, which exists; rename it")
