@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tradesweep.home import Home
 
 HOST = "127.0.0.1"
+PAGE = "/#/experiments?workflowType=machine_learning"
+"""Training runs; without it MLflow opens on its pages for language models, which have nothing to show."""
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -34,7 +36,7 @@ def ui(port: PortOption = 5000, root: RootOption = Path(), json_: JsonOption = F
     served = uri.startswith("http")
     if not served:
         check_port(port)
-    tell(uri if served else f"http://{HOST}:{port}", as_json=json_)
+    tell(uri if served else f"http://{HOST}:{port}{PAGE}", as_json=json_)
     if not served:
         os.execve(sys.executable, server_command(uri, home, port), {**os.environ, **ENVIRONMENT})
 
