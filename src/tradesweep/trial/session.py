@@ -53,6 +53,14 @@ class IterationResult:
     status: TrialStatus
     """RUNNING, or FINISHED or STOPPED with the last one."""
 
+    def __str__(self) -> str:
+        sharpe = "flat" if self.sharpe is None else f"{self.sharpe:.3f}"
+        best = "none" if self.best_sharpe is None else f"{self.best_sharpe:.3f}"
+        return (
+            f"{self.status}: iteration {self.iteration}, {self.env_steps:,} env steps, validation Sharpe {sharpe},"
+            f" score {self.score:.3f}, best {best}"
+        )
+
 
 class TrialSession:
     """One attempt. It samples in process until runners are attached."""

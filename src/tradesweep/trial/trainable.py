@@ -113,7 +113,7 @@ class TrialTrainable(tune.Trainable):
             self._last = self._session.iterate()
         except Exception as error:
             return self._failed(classify(error), error)
-        logger.info("%s", self._last)
+        logger.info("trial %s %s", self._assignment.trial_no, self._last)
         return self._result(self._last, done=self._last.status != TrialStatus.RUNNING)
 
     def _result(self, result: IterationResult, *, done: bool) -> dict[str, Any]:
