@@ -167,3 +167,8 @@ def test_an_unknown_reward_lists_those_that_exist(load):
     spec = load("env.reward=doubld")
     with pytest.raises(SpecError, match=r"env\.reward must be one of log_return, differential_sharpe"):
         compile_env(spec, compile_market(spec))
+
+
+def test_an_unknown_market_names_the_line_and_those_that_exist(load):
+    with pytest.raises(SpecError, match=r"market\.name must be one of beta, .* for source synthetic, was plantd"):
+        compile_market(load("market.name=plantd"))

@@ -6,7 +6,7 @@ through `spec.error_at`, so that the message still names file and line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tradesweep.env.windows import list_runs, list_starts
 from tradesweep.errors import BadInput
 from tradesweep.market import (
     FEATURES,
+    SAMPLES,
+    SYNTHETIC_MARKETS,
     BarRules,
     FeatureBuilder,
     LookaheadVerdict,
@@ -30,6 +32,8 @@ from tradesweep.market import (
 from tradesweep.spec import SweepSpec
 
 SPLITS = ("train", "validation", "test")
+MARKET_NAMES: dict[str, Collection[str]] = {"sample": SAMPLES, "synthetic": SYNTHETIC_MARKETS}
+"""Names that a market of a source may have."""
 
 
 def compile_market(spec: SweepSpec) -> Market:
@@ -39,6 +43,7 @@ def compile_market(spec: SweepSpec) -> Market:
     """
     plugins = load_plugins(spec.plugins)
     _check_features(spec, plugins)
+    _check_market_name(spec)
     rules = _compile_rules(spec)
     bars = load_bars(spec.market.source, rules, name=spec.market.name, path=spec.market.path, params=spec.market.params)
     return build_market(
@@ -118,6 +123,13 @@ def _name_instrument(spec: SweepSpec) -> str:
 
 def _describe_source(spec: SweepSpec) -> str:
     return f"{spec.market.source} {spec.market.path or spec.market.name}"
+
+
+def _check_market_name(spec: SweepSpec) -> None:
+    known = MARKET_NAMES.get(spec.market.source)
+    if known is not None and spec.market.name not in known:
+        rule = f"must be one of {', '.join(sorted(known))} for source {spec.market.source}"
+        raise spec.error_at("market.name", rule, spec.market.name)
 
 
 def _check_features(spec: SweepSpec, plugins: Mapping[str, FeatureBuilder]) -> None:

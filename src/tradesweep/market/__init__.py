@@ -8,7 +8,7 @@ from tradesweep.market.lookahead import LookaheadVerdict, prove_causal
 from tradesweep.market.plugins import load_plugins, load_registry
 from tradesweep.market.rules import BarRules, check_bars
 from tradesweep.market.scaling import Scaler
-from tradesweep.market.sources import load_bars, load_csv, load_parquet, load_sample
+from tradesweep.market.sources import SAMPLES, load_bars, load_csv, load_parquet, load_sample
 from tradesweep.market.splits import Split, split_by_count, split_by_date
 from tradesweep.market.synthetic import (
     SYNTHETIC_MARKETS,
@@ -19,6 +19,7 @@ from tradesweep.market.synthetic import (
 
 __all__ = [
     "FEATURES",
+    "SAMPLES",
     "SYNTHETIC_MARKETS",
     "BarRules",
     "Bars",
