@@ -33,8 +33,6 @@ class Metric(StrEnum):
     TRAIN_Q_MEAN = "train/q_mean"
     ROLLOUT_RETURN_MEAN = "rollout/return_mean"
     ROLLOUT_LENGTH_MEAN = "rollout/length_mean"
-    ROLLOUT_EPISODES = "rollout/episodes"
-    ROLLOUT_RUINED_SHARE = "rollout/ruined_share"
     VALIDATION_SHARPE = "validation/sharpe"
     VALIDATION_SHARPE_SAMPLED = "validation/sharpe_sampled"
     VALIDATION_SCORE = "validation/score"

@@ -68,3 +68,8 @@ def test_planning_imports_neither_ray_nor_torch() -> None:
         "assert not {'ray', 'torch', 'optuna', 'mlflow'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_sweep_over_its_own_disk_limit_is_refused(load) -> None:
+    with pytest.raises(SpecError, match=r"recording\.max_gb must hold the estimated .* GB of this sweep, was 1e-06"):
+        make_plan(load("recording.max_gb=1e-6"))

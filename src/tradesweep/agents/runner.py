@@ -75,6 +75,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._connect(context)
         self.env = build_vector_env(context, lanes=lanes, tape=self._tape)
         self.num_envs = lanes
+        self._sampling_runners = max(context.env_runners, 1)
         self._actions = len(self.env.config.positions)
         self._begin_lanes()
         make_callback(
@@ -278,8 +279,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         batch = {Columns.OBS: torch.from_numpy(obs_ED).to(self._device)}
         with torch.no_grad():
             if explore:
-                runners = max(self.context.env_runners, 1)
-                lifetime = self.num_env_steps_sampled_lifetime + steps * runners
+                lifetime = self.num_env_steps_sampled_lifetime + steps * self._sampling_runners
                 out = self.module.forward_exploration(batch, t=lifetime)
             else:
                 out = self.module.forward_inference(batch)

@@ -83,6 +83,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
     rows = count_rows(spec, trials, bars)
+    disk_bytes = rows * BYTES_PER_STEP + trials * 2 * BYTES_PER_CHECKPOINT
+    check_disk(spec, disk_bytes)
     cost = (config.costs.fee_bps + config.costs.slippage_bps) / 1e4
     return Plan(
         spec=spec,
@@ -95,7 +97,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         env_steps=trials * spec.budget.env_steps_per_trial,
         updates=trials * updates_per_trial(spec),
         rows=rows,
-        disk_bytes=rows * BYTES_PER_STEP + trials * 2 * BYTES_PER_CHECKPOINT,
+        disk_bytes=disk_bytes,
         hurdle=expected_max_sharpe(trials, bars, market.periods_per_year),
         validation_bars=bars,
         lookahead=lookahead,
@@ -117,6 +119,17 @@ def check_support(spec: SweepSpec) -> None:
         raise spec.error_at("seeds", "must be 1: several seeds a point are not built yet", spec.seeds)
     if spec.confirm is not None:
         raise spec.error_at("confirm", "must be left out: confirmation runs are not built yet", "given")
+
+
+def check_disk(spec: SweepSpec, disk_bytes: int) -> None:
+    """Refuse a sweep whose estimate is over its own limit, before it fills a disk."""
+    if disk_bytes > spec.recording.max_gb * 1e9:
+        raise spec.error_at(
+            "recording.max_gb",
+            f"must hold the estimated {disk_bytes / 1e9:.2g} GB of this sweep",
+            spec.recording.max_gb,
+            "raise it, write recording.steps: evaluation, or fewer env steps",
+        )
 
 
 def check_intervals(spec: SweepSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -35,7 +36,6 @@ from tradesweep.sweep.signals import Interruption, catch_signals
 from tradesweep.tracking import ProjectorThread, prepare_backend
 from tradesweep.trial import SweepContext, TrialTrainable
 
-RECORDER = "recorder"
 DRAIN_S = 60.0
 """How long the end of a sweep waits for the recorder, and for MLflow."""
 
@@ -98,11 +98,17 @@ def _driver_log(folder: Path) -> Iterator[None]:
         handler.close()
 
 
+def name_recorder(home: Home) -> str:
+    """One name a database: drivers that share a cluster and not a database must not reach each other's."""
+    return f"recorder-{hashlib.sha256(str(home.database).encode()).hexdigest()[:12]}"
+
+
 @contextmanager
 def _recorder(home: Home) -> Iterator[RecorderClient]:
     """The one writer, created by the driver: a trial's placement group would capture it."""
-    create_recorder(str(home.database), name=RECORDER)
-    client = connect_recorder(RECORDER)
+    name = name_recorder(home)
+    create_recorder(str(home.database), name=name)
+    client = connect_recorder(name)
     try:
         yield client
     finally:
@@ -196,7 +202,7 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
         sweep_id=plan.sweep_id,
         spec_json=plan.spec.to_json(),
         home=home.path,
-        recorder=RECORDER,
+        recorder=name_recorder(home),
         market=ray.put(plan.market),
         concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
         env_runners=plan.resources.env_runners,

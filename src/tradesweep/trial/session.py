@@ -245,15 +245,31 @@ class TrialSession:
         if self.state.is_better(evaluation.sharpe, eligible=eligible):
             self.state.best_iteration, self.state.best_sharpe = self.state.iteration, evaluation.sharpe
         metrics[Metric.VALIDATION_BEST_SHARPE] = self.state.best_sharpe
-        folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, self.state.iteration)
-        manifest = publish(
-            folder,
-            algorithm=self.algorithm,
-            policy=policy,
-            state=self.state,
-            facts=self._facts(evaluation.sharpe),
+        path, manifest = self._publish(policy, evaluation.sharpe)
+        facts = self._iteration_facts(score, eligible)
+        self.producer.send(
+            {
+                **(evaluation.records or {}),
+                Record.EVALUATIONS: evaluation_row(facts, evaluation),
+                Record.EVALUATION_CURVES: curve_row(evaluation, self.market),
+                Record.ITERATIONS: iteration_row(facts, metrics),
+                Record.CHECKPOINTS: checkpoint_row(
+                    facts, path=path, manifest_sha256=manifest, sharpe=evaluation.sharpe, lanes=lanes
+                ),
+            }
         )
-        iteration = IterationFacts(
+        self.producer.flush()
+        self._retain()
+
+    def _publish(self, policy: PlainPolicy, sharpe: float | None) -> tuple[str, str]:
+        """Write the checkpoint; its path below the home, and the sha256 of its manifest."""
+        folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, self.state.iteration)
+        facts = self._facts(sharpe)
+        manifest = publish(folder, algorithm=self.algorithm, policy=policy, state=self.state, facts=facts)
+        return str(folder.relative_to(self.context.home)), manifest
+
+    def _iteration_facts(self, score: float, eligible: bool) -> IterationFacts:
+        return IterationFacts(
             iteration=self.state.iteration,
             at=time.time_ns() // 1000,
             env_steps=self.state.env_steps,
@@ -263,23 +279,6 @@ class TrialSession:
             score=score,
             eligible=eligible,
         )
-        self.producer.send(
-            {
-                **(evaluation.records or {}),
-                Record.EVALUATIONS: evaluation_row(iteration, evaluation),
-                Record.EVALUATION_CURVES: curve_row(evaluation, self.market),
-                Record.ITERATIONS: iteration_row(iteration, metrics),
-                Record.CHECKPOINTS: checkpoint_row(
-                    iteration,
-                    path=str(folder.relative_to(self.context.home)),
-                    manifest_sha256=manifest,
-                    sharpe=evaluation.sharpe,
-                    lanes=lanes,
-                ),
-            }
-        )
-        self.producer.flush()
-        self._retain()
 
     def _retain(self) -> None:
         """Keep the best and the last. The store forgets a checkpoint before its files go: no row names nothing."""
