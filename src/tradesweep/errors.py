@@ -7,7 +7,8 @@
     |   `-- NotFound                      an experiment, sweep, trial or model that does not exist
     |-- Refused                  exit 3   the gate, or a rule that protects results, says no
     |-- StoreError               exit 1   the database cannot do what was asked
-    |   |-- StoreLocked                   another process owns the database
+    |   |-- StoreUnavailable              it cannot be reached or written just now: the same call may succeed later
+    |   |   `-- StoreLocked               another process owns the database
     |   `-- SchemaMismatch                a newer, older or foreign database
     |-- RecordingError           exit 1   rows could not be handed to the recorder
     |   |-- Fenced                        a newer incarnation of this producer exists
@@ -55,7 +56,11 @@ class StoreError(TradesweepError):
     """The database cannot do what was asked."""
 
 
-class StoreLocked(StoreError):
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or written just now; the same call may succeed later."""
+
+
+class StoreLocked(StoreUnavailable):
     """Another process owns the database; the message names it."""
 
 

@@ -245,6 +245,8 @@ class Grant:
 
     epoch: int
     producer_no: int
+    steps_before: int = 0
+    """Steps that earlier incarnations recorded, or reported as dropped; they cannot become more."""
 
 
 @dataclass(frozen=True, slots=True)

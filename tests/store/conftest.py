@@ -8,6 +8,8 @@ import json
 import math
 import shutil
 import statistics
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,7 @@ class Runner(Source):
     """Two lanes that sample episodes of 20 steps, one fragment at a time."""
 
     steps_sent = True
+    weights_version = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,7 +247,8 @@ class Runner(Source):
         pattern = TARGETS[number % 3]
         fill = "next_open" if number % 2 else "next_close"
         targets = [pattern[(t // 2) % len(pattern)] for t in range(EPISODE_STEPS)]
-        return [Episode(number, targets, start_bar=number % 7, fill=fill), 0]
+        start_bar, version = number % 7, self.weights_version
+        return [Episode(number, targets, start_bar=start_bar, fill=fill, weights_version=version), 0]
 
     def sample(self, steps: int) -> int:
         """Advance each lane by up to `steps` steps within its episode; how many steps that were."""
@@ -365,10 +369,13 @@ class World:
     new_sweep = staticmethod(new_sweep)
     sweep_id = SWEEP
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Any) -> None:
         self.path = path
         self.writer = Writer(path, clock_us=itertools.count(1_000).__next__)
         self.writer.open_sweep(new_sweep())
+
+    def close(self) -> None:
+        self.writer.close()
 
     @property
     def store(self) -> Store:
@@ -417,18 +424,102 @@ def write_small_sweep(world: World) -> None:
     world.writer.close_sweep(SWEEP, SweepStatus.FINISHED)
 
 
+class Backend:
+    """A kind of database: where a test gets one of its own. Templates are made once."""
+
+    def __init__(self) -> None:
+        self._templates: dict[str, Any] = {}
+
+    def template(self, name: str, fill: Callable[[Any], None]) -> Any:
+        if name not in self._templates:
+            address = self.place()
+            fill(address)
+            self._templates[name] = address
+        return self._templates[name]
+
+    def empty(self) -> Any:
+        """A database without a row."""
+        return self.copy(self.template("empty", lambda address: Writer(address).close()))
+
+    def green(self) -> Any:
+        """A copy of a finished, sound database."""
+        return self.copy(self.template("green", self._write_green))
+
+    def _write_green(self, address: Any) -> None:
+        made = World(address)
+        write_small_sweep(made)
+        made.writer.close()
+
+
+class Sqlite(Backend):
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self.folders = folders
+
+    def place(self) -> Path:
+        return self.folders.mktemp("db") / "small.db"
+
+    def copy(self, template: Path) -> Path:
+        return Path(shutil.copy(template, self.place()))
+
+    def drop(self, address: Path) -> None:
+        """pytest clears its folders away."""
+
+
+class Postgres(Backend):
+    def __init__(self, server: Any) -> None:
+        super().__init__()
+        self.server = server
+
+    def place(self) -> str:
+        return self.server.new_database()
+
+    def copy(self, template: str) -> str:
+        return self.server.new_database(template)
+
+    def drop(self, address: str) -> None:
+        self.server.drop_database(address)
+
+
 @pytest.fixture(scope="session")
-def empty_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("empty") / "empty.db"
-    Writer(path).close()
-    return path
+def sqlite_backend(tmp_path_factory: pytest.TempPathFactory) -> Sqlite:
+    return Sqlite(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def postgresql_backend(postgres: Any) -> Postgres:
+    return Postgres(postgres)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kinds = getattr(metafunc.module, "BACKENDS", None)
+    if kinds is not None and "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """SQLite, or both kinds in turn where a module says so (`BACKENDS`)."""
+    return request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_backend")
 
 
 @pytest.fixture
-def world(tmp_path: Path, empty_template: Path) -> Any:
-    made = World(Path(shutil.copy(empty_template, tmp_path / "small.db")))
-    yield made
-    made.writer.close()
+def make_world(backend: Backend) -> Iterator[Callable[[], World]]:
+    """A database with an open sweep, as often as it is asked for."""
+    with ExitStack() as stack:
+
+        def make() -> World:
+            made = World(backend.empty())
+            stack.callback(backend.drop, made.path)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world: Callable[[], World]) -> World:
+    return make_world()
 
 
 @pytest.fixture(scope="session")
@@ -436,15 +527,9 @@ def world_type() -> type[World]:
     return World
 
 
-@pytest.fixture(scope="session")
-def green_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = World(tmp_path_factory.mktemp("green") / "green.db")
-    write_small_sweep(made)
-    made.writer.close()
-    return made.path
-
-
 @pytest.fixture
-def green(green_template: Path, tmp_path: Path) -> Path:
+def green(backend: Backend) -> Iterator[Any]:
     """A copy of a finished, sound database."""
-    return Path(shutil.copy(green_template, tmp_path / "green.db"))
+    address = backend.green()
+    yield address
+    backend.drop(address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from tradesweep.names import EpisodeEnd, EpisodeStatus, Record, TrialStatus
 from tradesweep.store import Store, verify
 from tradesweep.store.models import Trade
+
+BACKENDS = ("sqlite", "postgresql")
 
 
 def close_after(world: Any, episode: Any, stop: int, status: TrialStatus) -> Any:
@@ -110,21 +113,20 @@ targets = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), min_size=1, max
 @settings(deadline=None, max_examples=15)
 @given(episodes=st.lists(st.tuples(targets, st.sampled_from(["next_open", "next_close"])), min_size=1, max_size=6))
 def test_wherever_an_episode_is_cut_its_money_adds_up(
-    episodes: list[Any], tmp_path_factory: pytest.TempPathFactory, world_type: Any
+    episodes: list[Any], sqlite_backend: Any, world_type: Any
 ) -> None:
     """Both fills, any targets, every cut: the database is green and each episode's pnl is its trades' pnl."""
-    world = world_type(tmp_path_factory.mktemp("cut") / "cut.db")
-    run = world.begin()
-    runner = run.runners[0]
-    for targets, fill in episodes:
-        episode = world.Episode(next(runner.numbers), targets, fill=fill)
-        for stop in {len(targets), (len(targets) + 1) // 2}:
-            cut = world.Episode(next(runner.numbers), targets, fill=fill) if stop < len(targets) else episode
-            runner.send(cut.between(0, stop))
-    run.runner(1)
-    world.writer.close_trial(run.trial_id, TrialStatus.FAILED, "boom")
-    assert red_rules(world) == set()
-    world.writer.close()
+    with closing(world_type(sqlite_backend.empty())) as world:
+        run = world.begin()
+        runner = run.runners[0]
+        for targets, fill in episodes:
+            episode = world.Episode(next(runner.numbers), targets, fill=fill)
+            for stop in {len(targets), (len(targets) + 1) // 2}:
+                cut = world.Episode(next(runner.numbers), targets, fill=fill) if stop < len(targets) else episode
+                runner.send(cut.between(0, stop))
+        run.runner(1)
+        world.writer.close_trial(run.trial_id, TrialStatus.FAILED, "boom")
+        assert red_rules(world) == set()
 
 
 def test_a_new_incarnation_closes_what_the_lost_one_left_and_nothing_else(world: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tradesweep.errors import StoreError, StoreLocked
 from tradesweep.store import Writer, open_store
 from tradesweep.store.lock import FileLock, describe_holder
+from tradesweep.store.sqlite import SqliteDatabase
 
 HOLD = """
 import sys, time
@@ -58,7 +59,7 @@ def test_one_process_cannot_open_two_writers(tmp_path: Path) -> None:
 
 def test_a_writer_that_cannot_open_gives_its_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("tradesweep.store.writer.create_database", lambda path: (_ for _ in ()).throw(StoreError("no")))
+        patch.setattr(SqliteDatabase, "create", lambda self: (_ for _ in ()).throw(StoreError("no")))
         with pytest.raises(StoreError):
             Writer(tmp_path / "a.db")
     Writer(tmp_path / "a.db").close()

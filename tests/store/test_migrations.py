@@ -15,11 +15,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from tradesweep.store import migrations
-from tradesweep.store.engine import create_database, write_engine
 from tradesweep.store.models import Base
+from tradesweep.store.sqlite import SqliteDatabase
 
 VIEWS = {
     "training_runs",
+    "trade_lineage",
     "trading_operations",
     "effective_iterations",
     "effective_evaluations",
@@ -44,7 +45,7 @@ def normalise(sql: str) -> list[str]:
 
 @pytest.fixture
 def migrated(tmp_path: Path) -> Path:
-    create_database(tmp_path / "migrated.db")
+    SqliteDatabase(tmp_path / "migrated.db").create()
     return tmp_path / "migrated.db"
 
 
@@ -57,7 +58,7 @@ def test_the_migrations_give_the_tables_of_the_models(migrated: Path, tmp_path: 
 
 
 def test_alembic_sees_no_difference(migrated: Path) -> None:
-    engine = write_engine(migrated)
+    engine = SqliteDatabase(migrated).write_engine()
     with engine.connect() as db:
         differences = compare_metadata(MigrationContext.configure(db), Base.metadata)
     engine.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ from tradesweep.errors import NotFound
 from tradesweep.names import EpisodeRole, EvaluationStatus, SweepStatus, TrialStatus
 from tradesweep.store import models, open_store, rows
 from tradesweep.store.rows import SweepCounts
+
+BACKENDS = ("sqlite", "postgresql")
 
 MODEL_OF_ROW = {
     rows.SweepRow: models.Sweep,
@@ -53,7 +54,7 @@ def test_what_is_not_there_is_named(world: Any) -> None:
     assert world.store.find_best_trial(world.sweep_id) is None
 
 
-def test_counts_of_a_finished_sweep(green: Path) -> None:
+def test_counts_of_a_finished_sweep(green: Any) -> None:
     assert open_store(green).counts("small-12345678") == SweepCounts(
         trials=3,
         trials_by_status={TrialStatus.FINISHED: 1, TrialStatus.STOPPED: 1, TrialStatus.FAILED: 1},
@@ -68,12 +69,12 @@ def test_counts_of_a_finished_sweep(green: Path) -> None:
     )
 
 
-def count(path: Path, table: str) -> int:
+def count(path: Any, table: str) -> int:
     with open_store(path).connect() as db:
         return int(db.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
-def test_statuses_come_back_as_enums(green: Path) -> None:
+def test_statuses_come_back_as_enums(green: Any) -> None:
     store = open_store(green)
     (evaluation,) = store.list_evaluations(3)
     assert isinstance(store.get_sweep("small").status, SweepStatus)
@@ -82,7 +83,7 @@ def test_statuses_come_back_as_enums(green: Path) -> None:
     assert store.list_episodes(3)[0].role is EpisodeRole.TRAIN
 
 
-def test_the_best_trial_and_its_checkpoint(green: Path) -> None:
+def test_the_best_trial_and_its_checkpoint(green: Any) -> None:
     store = open_store(green)
     best = store.find_best_trial("small-12345678")
     assert best is not None
@@ -111,14 +112,14 @@ def test_equity_of_an_episode_begins_with_its_start(world: Any) -> None:
     assert world.store.equity_of_episode(episode.number).tolist() == episode.equities
 
 
-def test_the_ledger_gives_every_curve_whose_bars_overlap(green: Path) -> None:
+def test_the_ledger_gives_every_curve_whose_bars_overlap(green: Any) -> None:
     store, day = open_store(green), 86_400_000_000
     assert len(store.list_curves("sp500", first_time=0, last_time=15 * day)) == 8
     assert store.list_curves("sp500", first_time=56 * day, last_time=99 * day) == []
     assert store.list_curves("nasdaq", first_time=0, last_time=99 * day) == []
 
 
-def test_every_step_without_a_fill_is_one_hold_and_every_fill_one_operation(green: Path) -> None:
+def test_every_step_without_a_fill_is_one_hold_and_every_fill_one_operation(green: Any) -> None:
     with open_store(green).connect() as db:
         operations = db.execute(text("SELECT count(*), count(DISTINCT operation_id) FROM trading_operations")).one()
         held = db.execute(text("SELECT count(*) FROM trading_operations WHERE operation_type = 'HOLD'")).scalar()
@@ -129,7 +130,7 @@ def test_every_step_without_a_fill_is_one_hold_and_every_fill_one_operation(gree
     assert least > 0.0
 
 
-def test_training_runs_keep_the_final_metrics(green: Path) -> None:
+def test_training_runs_keep_the_final_metrics(green: Any) -> None:
     with open_store(green).connect() as db:
         found = db.execute(text("SELECT run_id, status, final_metrics, notes FROM training_runs ORDER BY run_id")).all()
     assert [row.status for row in found] == ["FINISHED", "STOPPED", "FAILED"]

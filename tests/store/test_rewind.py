@@ -9,6 +9,8 @@ from sqlalchemy import text
 from tradesweep.names import TrialStatus
 from tradesweep.store import verify
 
+BACKENDS = ("sqlite", "postgresql")
+
 
 def query(world: Any, sql: str) -> list[tuple[Any, ...]]:
     with world.store.connect() as db:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from tradesweep.errors import NotFound, StoreError
 from tradesweep.names import (
@@ -28,14 +27,16 @@ from tradesweep.names import (
     SweepStatus,
     TrialStatus,
 )
-from tradesweep.store import NewPromotion, NewTestReading, Writer, verify
+from tradesweep.store import NewPromotion, NewTestReading, Writer, open_store, verify
 from tradesweep.store.models import MODEL_OF_RECORD
 from tradesweep.store.statements import BULK, EXTRA_COLUMNS
 
+BACKENDS = ("sqlite", "postgresql")
 
-def rows_of(path: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(query, values).fetchall()
+
+def rows_of(address: Any, query: str, **values: Any) -> list[tuple[Any, ...]]:
+    with open_store(address).connect() as db:
+        return [tuple(row) for row in db.execute(text(query), values)]
 
 
 def red_rules(world: Any) -> list[str]:
@@ -106,21 +107,35 @@ def test_a_batch_with_a_bad_row_leaves_nothing_and_can_be_mended(world: Any) -> 
     runner = world.begin().runners[0]
     good = runner.batch(runner.lanes[0][0].between(0, 9))
     bad = replace(good, rows={**good.rows, Record.FILLS: [(1, 0, 0, "BUY", 1.0, 1.0, 0.0, 0.0)]})
-    with pytest.raises(StoreError, match="CHECK constraint failed"):
+    with pytest.raises(StoreError, match=r"(?i)check constraint"):
         world.writer.apply(bad)
     assert rows_of(world.path, "SELECT count(*) FROM steps") == [(0,)]
     assert world.writer.apply(good) == Answer.OK
 
 
-@pytest.mark.parametrize("value", [np.float32(1.0), np.int64(1), np.bool_(True), "1.0x", b"1"])
+@pytest.mark.parametrize("value", ["1.0x", b"1", [1.0]])
 def test_a_value_of_another_type_is_refused(world: Any, value: Any) -> None:
     runner = world.begin().runners[0]
+    with pytest.raises(StoreError):
+        world.writer.apply(runner.batch(rows_with(runner, 5, value)))
+    assert rows_of(world.path, "SELECT count(*) FROM episodes") == [(0,)]
+    runner.seq = 0
+    runner.sample(3)
+
+
+@pytest.mark.parametrize("value", [np.float32(1.5), np.int64(1), np.bool_(True)])
+def test_a_scalar_of_numpy_is_refused_or_stored_as_the_number_it_is(world: Any, value: Any) -> None:
+    runner = world.begin().runners[0]
+    with suppress(StoreError):
+        world.writer.apply(runner.batch(rows_with(runner, 9, value)))
+    assert rows_of(world.path, "SELECT equity FROM steps") in ([], [(float(value),)])
+
+
+def rows_with(runner: Any, place: int, value: Any) -> Any:
+    """One step with that value at that place."""
     rows = runner.lanes[0][0].between(0, 1)
     step = rows[Record.STEPS][0]
-    rows[Record.STEPS] = [(*step[:9], value, *step[10:])]
-    with pytest.raises(StoreError):
-        world.writer.apply(runner.batch(rows))
-    assert rows_of(world.path, "SELECT count(*) FROM episodes") == [(0,)]
+    return {**rows, Record.STEPS: [(*step[:place], value, *step[place + 1 :])]}
 
 
 def test_not_a_number_is_refused_where_a_number_is_due(world: Any) -> None:
@@ -128,7 +143,7 @@ def test_not_a_number_is_refused_where_a_number_is_due(world: Any) -> None:
     rows = runner.lanes[0][0].between(0, 1)
     step = rows[Record.STEPS][0]
     rows[Record.STEPS] = [(*step[:9], float("nan"), *step[10:])]
-    with pytest.raises(StoreError, match=r"NOT NULL constraint failed: steps\.equity"):
+    with pytest.raises(StoreError, match=r"steps\.equity"):
         world.writer.apply(runner.batch(rows))
 
 
@@ -171,23 +186,22 @@ def test_inserted_rows_go_to_the_driver_as_they_are() -> None:
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_whatever_is_resent_lost_or_repeated_each_batch_is_applied_once(
-    seed: int, tmp_path_factory: pytest.TempPathFactory, world_type: Any
+    seed: int, backend: Any, world_type: Any
 ) -> None:
     """A producer that resends at random, skips ahead and repeats ends with exactly the rows it meant to send."""
-    world = world_type(tmp_path_factory.mktemp("law") / "law.db")
-    chance = random.Random(seed)
-    runner = world.begin().runners[0]
-    episode = runner.lanes[0][0]
-    batches = [runner.batch(episode.between(t, t + 4)) for t in range(0, 20, 4)]
-    done = 0
-    while done < len(batches):
-        place = chance.randrange(len(batches))
-        answer = world.writer.apply(batches[place])
-        assert answer == (Answer.DUP if place < done else Answer.OK if place == done else Answer.GAP)
-        done += answer == Answer.OK
-    stored = rows_of(world.path, "SELECT * FROM steps ORDER BY step_id")
-    assert stored == [row for _, row in episode.cut[Record.STEPS]]
-    world.writer.close()
+    with closing(world_type(backend.empty())) as world:
+        chance = random.Random(seed)
+        runner = world.begin().runners[0]
+        episode = runner.lanes[0][0]
+        batches = [runner.batch(episode.between(t, t + 4)) for t in range(0, 20, 4)]
+        done = 0
+        while done < len(batches):
+            place = chance.randrange(len(batches))
+            answer = world.writer.apply(batches[place])
+            assert answer == (Answer.DUP if place < done else Answer.OK if place == done else Answer.GAP)
+            done += answer == Answer.OK
+        stored = rows_of(world.path, "SELECT * FROM steps ORDER BY step_id")
+        assert stored == [row for _, row in episode.cut[Record.STEPS]]
 
 
 def test_threads_take_turns(world: Any) -> None:
@@ -474,6 +488,6 @@ def test_rows_survive_the_writer(world: Any) -> None:
     runner = run.runners[0]
     runner.writer = world.writer
     runner.sample(3)
-    assert rows_of(world.path, "SELECT last_seq FROM producers WHERE producer_no = ?", runner.grant.producer_no) == [
-        (2,)
-    ]
+    assert rows_of(
+        world.path, "SELECT last_seq FROM producers WHERE producer_no = :number", number=runner.grant.producer_no
+    ) == [(2,)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from tradesweep.errors import StoreError
@@ -25,7 +25,7 @@ from tradesweep.store.closing import close_open_episodes
 from tradesweep.store.inputs import DecodedBatch
 from tradesweep.store.models import Attempt, Episode, Producer, ProducerEnd
 from tradesweep.store.outbox import announce_checkpoints, announce_iterations
-from tradesweep.store.statements import BULK, Rows
+from tradesweep.store.statements import Rows, write_rows
 from tradesweep.store.summary import refresh_trial
 
 MAX_PRODUCER_NO = 2**19 - 1
@@ -43,7 +43,11 @@ def grant_producer(db: Connection, key: ProducerKey, *, pid: int, host: str, at:
         open_there = Episode.table().c.producer_no == previous.producer_no
         close_open_episodes(db, open_there, EpisodeStatus.ABANDONED, EpisodeEnd.PRODUCER_LOST, at=at)
     epoch = previous.epoch + 1 if previous is not None else 1
-    return Grant(epoch=epoch, producer_no=_insert_producer(db, key, epoch, pid=pid, host=host, at=at))
+    return Grant(
+        epoch=epoch,
+        steps_before=_count_steps(db, key),
+        producer_no=_insert_producer(db, key, epoch, pid=pid, host=host, at=at),
+    )
 
 
 def end_producers(db: Connection, which: Any, reason: ProducerEnd, *, at: int) -> None:
@@ -54,7 +58,7 @@ def end_producers(db: Connection, which: Any, reason: ProducerEnd, *, at: int) -
 
 def apply_batch(db: Connection, batch: DecodedBatch, *, at: int) -> Answer:
     """Write the rows and the watermark, or say why not; a refused batch leaves nothing behind."""
-    producer = _find_producer(db, batch.producer)
+    producer = _find_producer(db, batch.producer, to_write=True)
     if producer is None:
         raise StoreError(f"batch {batch.seq} is from {batch.producer}, which never said hello; say hello first")
     answer = _judge(producer, batch)
@@ -99,7 +103,7 @@ def _write_rows(db: Connection, producer: Row[Any], batch: DecodedBatch) -> None
         if kind == Record.EPISODES_OPENED:
             _check_numbers(producer, rows)
         extra = _EXTRA[kind](db, producer) if kind in _EXTRA else ()
-        touched = BULK[kind].run(db, [row + extra for row in rows] if extra else rows)
+        touched = write_rows(db, kind, [row + extra for row in rows] if extra else rows)
         if kind == Record.EPISODES_CLOSED and touched != len(rows):
             raise StoreError(
                 f"producer {producer.producer_no} must close episodes that are open, closed {len(rows)} of which"
@@ -129,7 +133,7 @@ def _recording_state(db: Connection, producer: Row[Any]) -> tuple[int, ...]:
     table = Producer.table()
     attempt = (table.c.trial_id == producer.trial_id) & (table.c.attempt == producer.attempt)
     newest = db.execute(select(func.max(table.c.producer_no), func.sum(table.c.steps_dropped)).where(attempt)).one()
-    return (*_attempt_of(db, producer), *newest)
+    return (*_attempt_of(db, producer), *map(int, newest))  # PostgreSQL's sums are decimals
 
 
 _EXTRA = {
@@ -158,21 +162,32 @@ def _check_attempt(db: Connection, key: ProducerKey) -> None:
         raise StoreError(f"trial {key.trial_id} has no attempt {key.attempt}; call start_attempt before hello")
 
 
-def _find_producer(db: Connection, key: ProducerKey) -> Row[Any] | None:
-    """The newest incarnation of this producer."""
+def _find_producer(db: Connection, key: ProducerKey, *, to_write: bool = False) -> Row[Any] | None:
+    """The newest incarnation of this producer. `to_write`: nobody else moves its watermark until we have.
+
+    A transaction whose connection was lost may still be committing on a server: its row lock is waited for.
+    """
     table = Producer.table()
-    return db.execute(
-        select(table)
-        .where(
-            table.c.sweep_id == key.sweep_id,
-            table.c.trial_id == key.trial_id,
-            table.c.attempt == key.attempt,
-            table.c.role == str(key.role),
-            table.c.worker == key.worker,
-        )
-        .order_by(table.c.epoch.desc())
-        .limit(1)
-    ).first()
+    query = select(table).where(_is_of(key)).order_by(table.c.epoch.desc()).limit(1)
+    return db.execute(query.with_for_update() if to_write else query).first()
+
+
+def _is_of(key: ProducerKey) -> Any:
+    table = Producer.table()
+    return and_(
+        table.c.sweep_id == key.sweep_id,
+        table.c.trial_id == key.trial_id,
+        table.c.attempt == key.attempt,
+        table.c.role == str(key.role),
+        table.c.worker == key.worker,
+    )
+
+
+def _count_steps(db: Connection, key: ProducerKey) -> int:
+    """Steps of all incarnations so far, recorded or reported as dropped."""
+    table = Producer.table()
+    total = func.coalesce(func.sum(table.c.steps_recorded + table.c.steps_dropped), 0)
+    return int(db.execute(select(total).where(_is_of(key))).scalar_one())
 
 
 def _insert_producer(db: Connection, key: ProducerKey, epoch: int, *, pid: int, host: str, at: int) -> int:

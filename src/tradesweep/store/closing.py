@@ -28,7 +28,7 @@ from tradesweep.names import (
     TradeStatus,
 )
 from tradesweep.store.models import Episode, Fill, Producer, Step, Sweep, Trade
-from tradesweep.store.statements import BULK
+from tradesweep.store.statements import write_rows
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def _finish(db: Connection, episode: Row[Any]) -> dict[str, Any]:
 
 
 def _run_one(db: Connection, kind: Record, values: dict[str, Any]) -> None:
-    BULK[kind].run(db, [tuple(values[column.name] for column in RECORD_COLUMNS[kind])])
+    write_rows(db, kind, [tuple(values[column.name] for column in RECORD_COLUMNS[kind])])
 
 
 def step_range(episode_no: int) -> tuple[int, int]:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from tradesweep.names import ProducerKey, Record
+
+Row = tuple[Any, ...]
+
+
+class ColumnRows(Sequence[Row]):
+    """Rows that lie as columns, as a batch brings them; a tuple is made only for who asks for one.
+
+    A batch has ten thousands of rows, and what writes them needs their values one after the other, not the tuples.
+    """
+
+    def __init__(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __iter__(self) -> Iterator[Row]:
+        return zip(*self.columns, strict=True)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> ColumnRows: ...
+
+    def __getitem__(self, place: int | slice) -> Row | ColumnRows:
+        values = [column[place] for column in self.columns]
+        return ColumnRows(values) if isinstance(place, slice) else tuple(values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +47,7 @@ class DecodedBatch:
     """The incarnation, as `hello` granted it."""
     seq: int
     """1 for the first batch of an incarnation, then one more each."""
-    rows: dict[Record, list[tuple[Any, ...]]]
+    rows: Mapping[Record, Sequence[Row]]
     """Plain Python values, columns in the order of `names.RECORD_COLUMNS`."""
     dropped: int = 0
     """Steps sampled since the previous batch that will never be recorded."""

@@ -152,6 +152,7 @@ def close_trial(
         return
     if status not in TRIAL_ENDS and status != TrialStatus.INTERRUPTED:
         raise StoreError(f"trial {trial_id} must be closed with an end, was {status}")
+    error = error.replace("\0", "") if error is not None else None  # PostgreSQL has no such character
     _end_attempt(db, trial_id, status, error, at=at, lost=lost or status == TrialStatus.CRASHED)
     values = {"status": status.value, "error": error, "ended_at": at}
     db.execute(update(Trial.table()).where(Trial.table().c.trial_id == trial_id).values(values))
@@ -173,6 +174,11 @@ def _end_attempt(db: Connection, trial_id: int, status: TrialStatus, error: str 
         .where(table.c.trial_id == trial_id, table.c.ended_at.is_(None))
         .values(status=status.value, error=error, ended_at=at)
     )
+
+
+def get_sweep_of(db: Connection, trial_id: int) -> str:
+    """The sweep that a trial belongs to. Raises NotFound."""
+    return str(_get(db, Trial, trial_id=trial_id).sweep_id)
 
 
 # --- attempts -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ class FileLock:
 
     def _sign(self) -> None:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now_text()}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds all the same, without a name
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
 
 
 def describe_holder(text: str) -> str:

@@ -229,6 +229,7 @@ class Producer(Base):
     last_batch_at: Mapped[int | None]
     ended_at: Mapped[int | None]
     end_reason: Mapped[str | None]
+    steps_pruned: Mapped[int] = mapped_column(server_default=text("0"))
 
 
 class Episode(Base):
@@ -507,6 +508,18 @@ class OutboxEntry(Base):
     payload: Mapped[str]
     delivered_at: Mapped[int | None]
 
+
+VIEWS = (
+    "training_runs",
+    "trading_operations",
+    "trade_lineage",
+    "effective_steps",
+    "effective_episodes",
+    "effective_iterations",
+    "effective_evaluations",
+    "effective_checkpoints",
+)
+"""The migrations define them."""
 
 MODEL_OF_RECORD: dict[Record, type[Base]] = {
     Record.EPISODES_OPENED: Episode,

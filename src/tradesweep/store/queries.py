@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -20,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 from tradesweep.errors import NotFound
 from tradesweep.names import PRODUCER_EPISODE_BITS, EpisodeRole, EpisodeStatus, TrialStatus
 from tradesweep.store.closing import step_range
-from tradesweep.store.engine import check_database, create_database, database_path, read_engine, store_errors
+from tradesweep.store.database import Address, Database, find_database
 from tradesweep.store.models import (
     Attempt,
     Base,
@@ -56,30 +54,36 @@ from tradesweep.store.rows import (
 RowType = TypeVar("RowType", bound=object)
 
 
-def open_store(url_or_path: str | os.PathLike[str], *, create: bool = False) -> Store:
+def open_store(address: Address, *, create: bool = False) -> Store:
     """Open a database for reading; `create` makes an empty one where there is none.
 
     Raises StoreError when there is none or it cannot be read, SchemaMismatch for a foreign file or another schema.
     """
-    path = database_path(url_or_path)
-    if create and not path.exists():
-        create_database(path)
-    check_database(path)
-    return Store(path)
+    database = find_database(address)
+    if create and not database.exists():
+        database.create()
+    database.check()
+    return Store(database)
 
 
 class Store:
     """Reads a database, also while its Writer writes. It holds nothing open and may be used from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.engine: Engine = read_engine(path)
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.engine: Engine = database.read_engine()
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """A read transaction: everything read inside belongs to one state of the database."""
-        with store_errors(self.path), self.engine.begin() as db:
+        with self.database.errors(), self.engine.begin() as db:
             yield db
+
+    @contextmanager
+    def scratch(self) -> Iterator[Connection]:
+        """A read transaction that may make temporary tables; nothing of it stays."""
+        with self.database.errors(), self.engine.connect() as db:
+            yield db.execution_options(postgresql_readonly=False)
 
     # --- sweeps -----------------------------------------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class Store:
         found = self.find_sweep(name)
         if found is None:
             known = ", ".join(sweep.sweep_id for sweep in self.list_sweeps()[:10]) or "none"
-            raise NotFound(f"{self.path}: there is no sweep or experiment {name!r}; there are: {known}")
+            raise NotFound(f"{self.database}: there is no sweep or experiment {name!r}; there are: {known}")
         return found
 
     def counts(self, sweep_id: str) -> SweepCounts:
@@ -124,7 +128,7 @@ class Store:
         """As `find_trial`. Raises NotFound."""
         found = self.find_trial(trial_id)
         if found is None:
-            raise NotFound(f"{self.path}: there is no trial {trial_id}; `tradesweep status` lists them")
+            raise NotFound(f"{self.database}: there is no trial {trial_id}; `tradesweep status` lists them")
         return found
 
     def find_best_trial(self, sweep_id: str) -> TrialRow | None:
@@ -143,6 +147,12 @@ class Store:
     def list_iterations(self, trial_id: int, *, superseded: bool = False) -> list[IterationRow]:
         """Iterations of a trial in order; with `superseded` also those that a later attempt trained anew."""
         return self._rows(IterationRow, _of_trial(IterationRow, Iteration, trial_id, superseded))
+
+    def find_last_commit(self, sweep_id: str) -> int | None:
+        """When a batch of the sweep was committed last; None when none was."""
+        table = Producer.table()
+        with self.connect() as db:
+            return db.execute(select(func.max(table.c.last_batch_at)).where(table.c.sweep_id == sweep_id)).scalar()
 
     # --- evaluations and checkpoints --------------------------------------------------------------------------
 
@@ -201,26 +211,32 @@ class Store:
         with self.connect() as db:
             start = db.execute(select(episode.c.initial_equity).where(episode.c.episode_no == episode_no)).scalar()
             if start is None:
-                raise NotFound(f"{self.path}: there is no episode {episode_no}")
+                raise NotFound(f"{self.database}: there is no episode {episode_no}")
             query = select(step.c.equity).where(step.c.step_id.between(*step_range(episode_no)))
             equity = db.execute(query.order_by(step.c.step_id)).scalars().all()
         return np.array([start, *equity], dtype=np.float64)
 
     # --- outbox, promotions, readings -------------------------------------------------------------------------
 
-    def outbox_after(self, last_id: int, limit: int) -> list[OutboxRow]:
-        """Up to `limit` rows behind `last_id` that were not delivered, in order."""
+    def outbox_after(self, last_id: int, limit: int, *, sweep_id: str | None = None) -> list[OutboxRow]:
+        """Up to `limit` rows behind `last_id` that were not delivered, in order; of one sweep, or all."""
         table = OutboxEntry.table()
-        query = select(table).where(table.c.delivered_at.is_(None), table.c.id > last_id)
+        query = select(table).where(table.c.id > last_id, *_undelivered(sweep_id))
         with self.connect() as db:
             found = db.execute(query.order_by(table.c.id).limit(limit)).all()
         return [_to_outbox_row(row) for row in found]
 
-    def count_outbox(self) -> int:
-        """Rows that were not delivered."""
-        table = OutboxEntry.table()
+    def count_outbox(self, sweep_id: str | None = None) -> int:
+        """Rows that were not delivered; of one sweep, or all."""
         with self.connect() as db:
-            return _count(db, OutboxEntry, table.c.delivered_at.is_(None))
+            return _count(db, OutboxEntry, *_undelivered(sweep_id))
+
+    def list_undelivered(self) -> list[str]:
+        """Sweeps with rows that were not delivered, in their order."""
+        table = OutboxEntry.table()
+        query = select(table.c.sweep_id).where(*_undelivered(None)).group_by(table.c.sweep_id)
+        with self.connect() as db:
+            return list(db.execute(query.order_by(func.min(table.c.id))).scalars())
 
     def list_promotions(self, *, model: str | None = None) -> list[PromotionRow]:
         """Promotions, newest first; of one registered model, or all."""
@@ -277,6 +293,11 @@ def _enums(row_type: Callable[..., Any]) -> dict[str, type[StrEnum]]:
     return found
 
 
+def _undelivered(sweep_id: str | None) -> list[Any]:
+    table = OutboxEntry.table()
+    return [table.c.delivered_at.is_(None), *([] if sweep_id is None else [table.c.sweep_id == sweep_id])]
+
+
 def _to_outbox_row(row: Row[Any]) -> OutboxRow:
     return OutboxRow(
         id=row.id,
@@ -315,8 +336,8 @@ def _count_sweep(db: Connection, sweep_id: str) -> SweepCounts:
         iterations=_count(db, Iteration, iteration.c.trial_id.in_(mine), iteration.c.superseded_by_attempt.is_(None)),
         episodes=_count(db, Episode, in_trials),
         open_episodes=_count(db, Episode, in_trials, episode.c.status == EpisodeStatus.OPEN.value),
-        steps=steps or 0,
-        steps_dropped=dropped or 0,
+        steps=int(steps or 0),  # PostgreSQL's sums are decimals
+        steps_dropped=int(dropped or 0),
         trades=_count_trades(db, sweep_id),
         evaluations=_count(db, Evaluation, evaluation.c.trial_id.in_(mine)),
     )

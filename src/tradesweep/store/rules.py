@@ -1,16 +1,20 @@
 """The rules of a database, each as a query for the rows that break it.
 
-The queries read scratch tables which `verification` makes once per run (`SCRATCH`): the trials and episodes in
-question, what the steps of each episode add up to, and where lanes stood at each checkpoint. Their computed keys are
-cast, since SQLite uses no index on a column without a type. `recorded` is 0 for training episodes of a sweep that
-records the steps of evaluations alone; they have totals and trades, and no steps.
+The queries read the scratch tables of `scratch`, and are what SQLite and PostgreSQL both understand. Sums are compared
+to 1e-9 of their size, and money to 1e-9 of what was at stake: the episode's initial equity and what it became or moved.
 
-Money is compared to 1e-9 of the episode's initial equity, other sums to 1e-9 of their size.
+`IS TRUE` after a column of a view keeps the view's outer joins what they are. Without it SQLite sees that they may be
+inner ones, begins with the largest table and reads every step again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from sqlalchemy import ForeignKeyConstraint, Table
+
+from tradesweep.store.models import Base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,151 +25,97 @@ class Rule:
     """How it is called in reports."""
     description: str
     """What holds when it is kept."""
-    sql: str
-    """The rows that break it; their columns are shown."""
+    sql: str | dict[str, str]
+    """The rows that break it; their columns are shown. By dialect where these have nothing in common."""
+
+    def query(self, dialect: str) -> str:
+        """The query in that dialect."""
+        return self.sql if isinstance(self.sql, str) else self.sql[dialect]
 
 
-SCRATCH: tuple[tuple[str, str], ...] = (
-    (
-        "v_trials",
-        """
-        SELECT t.*, s.status AS sweep_status, s.periods_per_year
-        FROM trials t JOIN sweeps s ON s.sweep_id = t.sweep_id
-        WHERE :sweep_id IS NULL OR t.sweep_id = :sweep_id
-        """,
-    ),
-    (
-        "v_episodes",
-        """
-        SELECT e.*, t.status AS trial_status, t.periods_per_year,
-               NOT (e.role = 'train' AND p.steps_dropped > 0 AND p.steps_recorded = 0) AS recorded
-        FROM episodes e
-        JOIN v_trials t ON t.trial_id = e.trial_id
-        LEFT JOIN producers p ON p.producer_no = e.producer_no
-        ORDER BY e.episode_no
-        """,
-    ),
-    (
-        "v_steps",
-        """
-        SELECT e.episode_no, count(*) AS steps, min(s.step_id) AS first_id, max(s.step_id) AS last_id,
-               sum(s.reward) AS reward, sum(abs(s.reward)) AS reward_size, sum(s.cost) AS cost,
-               min(s.bar - (s.step_id & 16777215)) AS least_start, max(s.bar - (s.step_id & 16777215)) AS most_start,
-               min(s.mark_time - s.decision_time) AS least_wait, min(s.mark_price) AS least_price,
-               sum(s.fill_price IS NOT NULL) AS filled, max(s.units <> 0.0) AS traded
-        FROM v_episodes e CROSS JOIN steps s
-          ON s.step_id BETWEEN e.episode_no << 24 AND (e.episode_no << 24) + 16777215
-        GROUP BY e.episode_no
-        """,
-    ),
-    (
-        "v_moves",
-        """
-        SELECT s.step_id, s.equity, s.units, s.units - p.units AS moved,
-               p.equity + p.units * (coalesce(s.fill_price, s.mark_price) - p.mark_price)
-                 + s.units * (s.mark_price - coalesce(s.fill_price, s.mark_price)) - s.cost AS expected,
-               abs(s.equity) + abs(s.units * s.mark_price) + abs(p.units * s.mark_price) AS size
-        FROM steps s JOIN steps p ON p.step_id = s.step_id - 1
-        WHERE s.step_id & 16777215 > 0 AND (s.fill_price IS NOT NULL OR s.units <> p.units
-          OR abs(s.equity - (p.equity + p.units * (s.mark_price - p.mark_price) - s.cost))
-            > 1e-9 * (abs(s.equity) + abs(s.units * s.mark_price)))
-        """,
-    ),
-    (
-        "v_legs",
-        """
-        SELECT e.episode_no, f.trade_no, min(f.step_id) AS first_id, max(f.step_id) AS last_id,
-               sum(CASE WHEN f.operation LIKE 'ENTRY%' THEN abs(f.quantity) ELSE 0.0 END) AS entered,
-               sum(CASE WHEN f.operation LIKE 'ENTRY%' THEN abs(f.quantity) * f.price ELSE 0.0 END) AS entry_notional,
-               sum(CASE WHEN f.operation LIKE 'EXIT%' THEN abs(f.quantity) ELSE 0.0 END) AS exited,
-               sum(CASE WHEN f.operation LIKE 'EXIT%' THEN abs(f.quantity) * f.price ELSE 0.0 END) AS exit_notional,
-               sum(f.fee) AS fees, sum(f.slippage) AS slippage,
-               min(CASE WHEN f.operation LIKE '%LONG' THEN 'LONG' ELSE 'SHORT' END) AS direction,
-               count(DISTINCT CASE WHEN f.operation LIKE '%LONG' THEN 'LONG' ELSE 'SHORT' END) AS directions
-        FROM v_episodes e CROSS JOIN fills f
-          ON f.step_id BETWEEN e.episode_no << 24 AND (e.episode_no << 24) + 16777215
-        GROUP BY e.episode_no, f.trade_no
-        """,
-    ),
-    (
-        "v_trades",
-        """
-        SELECT d.*, e.initial_equity, e.recorded, e.producer_no
-        FROM v_episodes e CROSS JOIN trades d ON d.episode_no = e.episode_no
-        """,
-    ),
-    (
-        "v_checkpoints",
-        """
-        SELECT c.*, a.resumed_env_steps
-        FROM checkpoints c
-        JOIN v_trials t ON t.trial_id = c.trial_id
-        JOIN attempts a ON a.trial_id = c.trial_id AND a.attempt = c.attempt
-        """,
-    ),
-    (
-        "v_lanes",
-        """
-        SELECT c.trial_id, c.attempt, c.iteration, CAST(json_extract(lane.value, '$[0]') AS INTEGER) AS episode_no,
-               CAST(json_extract(lane.value, '$[0]') >> 20 AS INTEGER) AS producer_no,
-               CAST(json_extract(lane.value, '$[1]') AS INTEGER) AS t
-        FROM v_checkpoints c JOIN json_each(c.lanes) lane
-        """,
-    ),
-)
-"""Scratch tables in the order they are made: name and query."""
+INTEGRITY = {
+    "sqlite": "SELECT quick_check AS problem FROM pragma_quick_check WHERE quick_check <> 'ok'",
+    "postgresql": """
+        SELECT 'constraint was never checked' AS problem, c.conname AS name FROM pg_constraint c
+        JOIN pg_namespace n ON n.oid = c.connamespace
+        WHERE n.nspname = current_schema() AND NOT c.convalidated
+        UNION ALL
+        SELECT 'index is not valid', r.relname FROM pg_index i
+        JOIN pg_class r ON r.oid = i.indexrelid
+        JOIN pg_namespace n ON n.oid = r.relnamespace
+        WHERE n.nspname = current_schema() AND NOT i.indisvalid
+    """,
+}
+"""SQLite reads every page, and checks types, NOT NULL and CHECK of every row. PostgreSQL does so when it writes, and
+its pages are its own business (`pg_amcheck`, `pg_checksums`): here it is asked what it has not made sure of."""
 
-SCRATCH_INDEXES = (
-    "CREATE UNIQUE INDEX temp.ix_v_episodes ON v_episodes (episode_no)",
-    "CREATE INDEX temp.ix_v_episodes_attempt ON v_episodes (trial_id, attempt, role)",
-    "CREATE UNIQUE INDEX temp.ix_v_steps ON v_steps (episode_no)",
-    "CREATE UNIQUE INDEX temp.ix_v_legs ON v_legs (episode_no, trade_no)",
-    "CREATE UNIQUE INDEX temp.ix_v_trades ON v_trades (episode_no, trade_no)",
-    "CREATE INDEX temp.ix_v_lanes ON v_lanes (trial_id, attempt, iteration, producer_no)",
-)
+
+def _find_broken_keys() -> str:
+    """Of every foreign key that the models declare: on a server, triggers that should check it can be switched off."""
+    return " UNION ALL ".join(_find_broken_key(table, key) for table, key in _foreign_keys())
+
+
+def _foreign_keys() -> Iterator[tuple[Table, ForeignKeyConstraint]]:
+    for table in Base.metadata.sorted_tables:
+        for key in sorted(table.foreign_key_constraints, key=lambda key: list(key.column_keys)):
+            yield table, key
+
+
+def _find_broken_key(table: Table, key: ForeignKeyConstraint) -> str:
+    pairs = [(element.parent.name, element.column.name) for element in key.elements]
+    shown = " || ' ' || ".join(f"CAST(c.{column.name} AS TEXT)" for column in table.primary_key)
+    given = " AND ".join(f"c.{own} IS NOT NULL" for own, _ in pairs)
+    same = " AND ".join(f"p.{other} = c.{own}" for own, other in pairs)
+    columns = ", ".join(own for own, _ in pairs)
+    return (
+        f"SELECT '{table.name}' AS in_table, {shown} AS row_key, '{columns}' AS column_names"  # noqa: S608 - our names
+        f" FROM {table.name} c WHERE {given}"
+        f" AND NOT EXISTS (SELECT 1 FROM {key.referred_table.name} p WHERE {same})"
+    )
+
 
 RULES: tuple[Rule, ...] = (
     # --- the database itself ----------------------------------------------------------------------------------
     Rule(
         name="integrity",
-        description="the file is a sound SQLite database",
-        sql="SELECT quick_check AS problem FROM pragma_quick_check WHERE quick_check <> 'ok'",
+        description="SQLite finds the file sound, PostgreSQL has made sure of every constraint and index",
+        sql=INTEGRITY,
     ),
     Rule(
         name="foreign_keys",
         description="every declared foreign key resolves",
-        sql='SELECT "table", rowid, parent FROM pragma_foreign_key_check',
+        sql=_find_broken_keys(),
     ),
     Rule(
         name="steps_have_episodes",
         description="every step belongs to an episode",
         sql="""
-            SELECT s.step_id >> 24 AS episode_no, s.step_id FROM steps s
-            WHERE NOT EXISTS (SELECT 1 FROM episodes e WHERE e.episode_no = s.step_id >> 24)
+            SELECT s.step_id >> 24 AS episode_no, s.step_id FROM v_gaps g
+            JOIN steps s ON s.step_id BETWEEN g.first_no << 24 AND (g.last_no << 24) + 16777215
         """,
     ),
     Rule(
         name="fills_have_steps",
         description="every fill belongs to a step",
         sql="""
-            SELECT f.step_id, f.leg FROM fills f
-            WHERE NOT EXISTS (SELECT 1 FROM steps s WHERE s.step_id = f.step_id)
+            SELECT f.step_id, f.leg FROM v_gaps g
+            JOIN fills f ON f.step_id BETWEEN g.first_no << 24 AND (g.last_no << 24) + 16777215
+            UNION ALL
+            SELECT l.step_id, l.leg FROM v_legs l
+            WHERE l.episode_no IN (SELECT n.episode_no FROM v_fills n JOIN v_steps s ON s.episode_no = n.episode_no
+                                   WHERE n.fills <> s.legs)
+              AND l.step_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM steps s WHERE s.step_id = l.step_id)
         """,
     ),
     Rule(
         name="trades_have_episodes",
-        description="every trade belongs to an episode, and its entry and exit to steps of it",
+        description="every trade belongs to an episode, and begins and ends at steps of it",
         sql="""
-            SELECT d.episode_no, d.trade_no, 'episode' AS missing FROM trades d
-            WHERE NOT EXISTS (SELECT 1 FROM episodes e WHERE e.episode_no = d.episode_no)
+            SELECT d.episode_no, d.trade_no, d.entry_step_id, d.exit_step_id FROM v_gaps g
+            JOIN trades d ON d.episode_no BETWEEN g.first_no AND g.last_no
             UNION ALL
-            SELECT d.episode_no, d.trade_no, 'entry step' FROM v_trades d
-            WHERE d.recorded AND (d.entry_step_id >> 24 <> d.episode_no
-              OR NOT EXISTS (SELECT 1 FROM steps s WHERE s.step_id = d.entry_step_id))
-            UNION ALL
-            SELECT d.episode_no, d.trade_no, 'exit step' FROM v_trades d
-            WHERE d.recorded AND (d.exit_step_id >> 24 <> d.episode_no
-              OR NOT EXISTS (SELECT 1 FROM steps s WHERE s.step_id = d.exit_step_id))
+            SELECT d.episode_no, d.trade_no, d.entry_step_id, d.exit_step_id FROM v_trades n
+            JOIN v_deals d ON d.episode_no = n.episode_no WHERE n.suspects > 0 AND d.wrong_ends IS TRUE
         """,
     ),
     # --- sweeps, trials, attempts -----------------------------------------------------------------------------
@@ -174,10 +124,11 @@ RULES: tuple[Rule, ...] = (
         description="a trial that ended well has rows in every table",
         sql="""
             SELECT t.trial_id, wanted.name AS missing FROM v_trials t
-            JOIN (SELECT 'attempts' AS name UNION ALL SELECT 'producers' UNION ALL SELECT 'iterations'
-                  UNION ALL SELECT 'training episodes' UNION ALL SELECT 'validation episodes' UNION ALL SELECT 'steps'
-                  UNION ALL SELECT 'fills' UNION ALL SELECT 'trades' UNION ALL SELECT 'evaluations'
-                  UNION ALL SELECT 'evaluation_curves' UNION ALL SELECT 'checkpoints') wanted
+            CROSS JOIN (SELECT 'attempts' AS name UNION ALL SELECT 'producers' UNION ALL SELECT 'iterations'
+                        UNION ALL SELECT 'training episodes' UNION ALL SELECT 'validation episodes'
+                        UNION ALL SELECT 'steps' UNION ALL SELECT 'fills' UNION ALL SELECT 'trades'
+                        UNION ALL SELECT 'evaluations' UNION ALL SELECT 'evaluation_curves'
+                        UNION ALL SELECT 'checkpoints') wanted
             WHERE t.status IN ('FINISHED', 'STOPPED', 'PRUNED') AND NOT CASE wanted.name
               WHEN 'attempts' THEN EXISTS (SELECT 1 FROM attempts a WHERE a.trial_id = t.trial_id)
               WHEN 'producers' THEN EXISTS (SELECT 1 FROM producers p WHERE p.trial_id = t.trial_id)
@@ -187,17 +138,15 @@ RULES: tuple[Rule, ...] = (
               WHEN 'validation episodes' THEN
                 EXISTS (SELECT 1 FROM v_episodes e WHERE e.trial_id = t.trial_id AND e.role = 'validation')
               WHEN 'steps' THEN EXISTS (SELECT 1 FROM v_episodes e JOIN v_steps s ON s.episode_no = e.episode_no
-                                        WHERE e.trial_id = t.trial_id)
-              WHEN 'fills' THEN
-                EXISTS (SELECT 1 FROM v_episodes e JOIN v_legs f ON f.episode_no = e.episode_no
-                        WHERE e.trial_id = t.trial_id)
-                OR NOT EXISTS (SELECT 1 FROM v_episodes e JOIN v_steps s ON s.episode_no = e.episode_no
-                               WHERE e.trial_id = t.trial_id AND s.traded)
-              WHEN 'trades' THEN
-                EXISTS (SELECT 1 FROM v_episodes e JOIN v_trades d ON d.episode_no = e.episode_no
-                        WHERE e.trial_id = t.trial_id)
-                OR NOT EXISTS (SELECT 1 FROM v_episodes e JOIN v_steps s ON s.episode_no = e.episode_no
-                               WHERE e.trial_id = t.trial_id AND s.traded)
+                                        WHERE e.trial_id = t.trial_id AND s.steps > 0)
+              WHEN 'fills' THEN (
+                SELECT sum(f.fills) > 0 OR sum(s.filled) = 0 FROM v_episodes e
+                JOIN v_steps s ON s.episode_no = e.episode_no JOIN v_fills f ON f.episode_no = e.episode_no
+                WHERE e.trial_id = t.trial_id)
+              WHEN 'trades' THEN (
+                SELECT sum(d.trades) > 0 OR sum(s.filled) = 0 FROM v_episodes e
+                JOIN v_steps s ON s.episode_no = e.episode_no JOIN v_trades d ON d.episode_no = e.episode_no
+                WHERE e.trial_id = t.trial_id)
               WHEN 'evaluations' THEN EXISTS (SELECT 1 FROM evaluations v WHERE v.trial_id = t.trial_id)
               WHEN 'evaluation_curves' THEN
                 EXISTS (SELECT 1 FROM evaluations v JOIN evaluation_curves c ON c.episode_no = v.episode_no
@@ -207,36 +156,54 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="nothing_runs_after_the_end",
-        description="an ended sweep has no running trial, an ended trial no running attempt",
+        description="an ended sweep has no running trial, an ended trial no running attempt and no live producer",
         sql="""
             SELECT t.sweep_id, t.trial_id, t.status FROM v_trials t
             WHERE t.sweep_status <> 'RUNNING' AND t.status IN ('PENDING', 'RUNNING')
             UNION ALL
-            SELECT t.sweep_id, t.trial_id, a.status FROM v_trials t JOIN attempts a ON a.trial_id = t.trial_id
+            SELECT t.sweep_id, t.trial_id, 'attempt ' || a.status FROM v_trials t
+            JOIN attempts a ON a.trial_id = t.trial_id
             WHERE a.status IN ('PENDING', 'RUNNING') AND t.status NOT IN ('PENDING', 'RUNNING')
+            UNION ALL
+            SELECT t.sweep_id, t.trial_id, 'producer ' || CAST(p.producer_no AS TEXT) FROM v_trials t
+            JOIN producers p ON p.trial_id = t.trial_id
+            WHERE p.ended_at IS NULL AND t.status NOT IN ('PENDING', 'RUNNING')
         """,
     ),
     Rule(
         name="trial_columns",
-        description="sweeps, trials and attempts have every column that their status makes due",
+        description="sweeps, trials, attempts and producers have every column that their status makes due",
         sql="""
-            SELECT s.sweep_id AS row, 'ended_at' AS missing FROM sweeps s
-            WHERE s.status <> 'RUNNING' AND s.ended_at IS NULL AND (:sweep_id IS NULL OR s.sweep_id = :sweep_id)
+            SELECT 'sweep ' || s.sweep_id AS of, 'ended_at' AS missing FROM v_sweeps s
+            WHERE s.status <> 'RUNNING' AND s.ended_at IS NULL
             UNION ALL
-            SELECT t.trial_id, 'ended_at' FROM v_trials t
+            SELECT 'trial ' || CAST(t.trial_id AS TEXT), 'ended_at' FROM v_trials t
             WHERE t.status NOT IN ('PENDING', 'RUNNING') AND t.ended_at IS NULL
             UNION ALL
-            SELECT t.trial_id, 'started_at' FROM v_trials t WHERE t.attempts > 0 AND t.started_at IS NULL
+            SELECT 'trial ' || CAST(t.trial_id AS TEXT), 'started_at' FROM v_trials t
+            WHERE t.attempts > 0 AND t.started_at IS NULL
             UNION ALL
-            SELECT t.trial_id, 'error' FROM v_trials t
+            SELECT 'trial ' || CAST(t.trial_id AS TEXT), 'error' FROM v_trials t
             WHERE t.status IN ('FAILED', 'DIVERGED', 'CRASHED') AND t.error IS NULL
             UNION ALL
-            SELECT t.trial_id, 'last_score, final_metrics' FROM v_trials t
+            SELECT 'trial ' || CAST(t.trial_id AS TEXT), 'last_score, final_metrics' FROM v_trials t
             WHERE t.status IN ('FINISHED', 'STOPPED', 'PRUNED') AND (t.last_score IS NULL OR t.final_metrics IS NULL)
             UNION ALL
-            SELECT a.trial_id, 'ended_at of attempt ' || a.attempt FROM attempts a
+            SELECT 'trial ' || CAST(t.trial_id AS TEXT), 'best_*' FROM v_trials t
+            WHERE t.best_iteration IS NOT NULL AND (t.best_attempt IS NULL OR t.best_sharpe IS NULL
+              OR t.best_total_return IS NULL OR t.best_pnl IS NULL OR t.best_max_drawdown IS NULL
+              OR t.best_trades IS NULL OR (t.best_trades > 0 AND t.best_win_rate IS NULL))
+            UNION ALL
+            SELECT 'trial ' || CAST(a.trial_id AS TEXT) || ' attempt ' || CAST(a.attempt AS TEXT),
+                   'ended_at, error, resumed_from_attempt' FROM attempts a
             JOIN v_trials t ON t.trial_id = a.trial_id
-            WHERE a.status NOT IN ('PENDING', 'RUNNING') AND a.ended_at IS NULL
+            WHERE (a.status NOT IN ('PENDING', 'RUNNING') AND a.ended_at IS NULL)
+              OR (a.status IN ('FAILED', 'DIVERGED', 'CRASHED') AND a.error IS NULL)
+              OR (a.resumed_from_iteration IS NULL) <> (a.resumed_from_attempt IS NULL)
+            UNION ALL
+            SELECT 'producer ' || CAST(p.producer_no AS TEXT), 'end_reason, last_batch_at' FROM producers p
+            JOIN v_trials t ON t.trial_id = p.trial_id
+            WHERE (p.ended_at IS NULL) <> (p.end_reason IS NULL) OR (p.batches > 0 AND p.last_batch_at IS NULL)
         """,
     ),
     # --- episodes and steps -----------------------------------------------------------------------------------
@@ -254,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         sql="""
             SELECT e.episode_no, e.status FROM v_episodes e
             WHERE e.status <> 'OPEN' AND (e.end_reason IS NULL OR e.ended_at IS NULL
-              OR ((e.recorded OR e.status = 'COMPLETED') AND (
+              OR ((e.left_out = 0 OR e.status = 'COMPLETED') AND (
                 e.final_equity IS NULL OR e.pnl IS NULL OR e.total_reward IS NULL OR e.total_steps IS NULL
                 OR e.max_drawdown IS NULL OR e.trades IS NULL OR e.ruined IS NULL
                 OR (e.trades > 0) <> (e.win_rate IS NOT NULL))))
@@ -272,22 +239,29 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="step_count",
-        description="an episode's steps are as many as it says, numbered 0, 1, 2 ... over consecutive bars",
+        description="an episode's steps are as many as it says, numbered 0, 1, 2 ...; none where they are not kept",
         sql="""
-            SELECT e.episode_no, e.total_steps, coalesce(s.steps, 0) AS rows, s.first_id & 16777215 AS first_t,
+            SELECT e.episode_no, e.total_steps, e.recorded, s.steps AS found, s.first_id & 16777215 AS first_t,
                    s.last_id & 16777215 AS last_t
-            FROM v_episodes e LEFT JOIN v_steps s ON s.episode_no = e.episode_no
-            WHERE e.recorded AND (
-              (e.status <> 'OPEN' AND coalesce(s.steps, 0) <> e.total_steps)
-              OR s.first_id & 16777215 <> 0 OR (s.last_id & 16777215) <> s.steps - 1
-              OR s.least_start <> e.start_bar OR s.most_start <> e.start_bar)
+            FROM v_episodes e JOIN v_steps s ON s.episode_no = e.episode_no
+            WHERE (e.recorded AND e.status <> 'OPEN' AND s.steps <> e.total_steps) OR (s.steps > 0 AND (
+              NOT e.recorded OR s.first_id & 16777215 <> 0 OR s.last_id & 16777215 <> s.steps - 1))
+        """,
+    ),
+    Rule(
+        name="step_bars",
+        description="steps follow the market bar by bar, from where the episode starts",
+        sql="""
+            SELECT m.episode_no, m.t, m.bar, m.start_bar FROM v_steps n JOIN v_moves m ON m.episode_no = n.episode_no
+            WHERE n.suspects > 0 AND m.wrong_bar IS TRUE
         """,
     ),
     Rule(
         name="step_domain",
         description="a step is marked after its decision, at a price above 0",
         sql="""
-            SELECT episode_no, least_wait, least_price FROM v_steps WHERE least_wait <= 0 OR least_price <= 0.0
+            SELECT m.episode_no, m.t, m.decision_time, m.mark_time, m.mark_price FROM v_steps n
+            JOIN v_moves m ON m.episode_no = n.episode_no WHERE n.suspects > 0 AND m.wrong_domain IS TRUE
         """,
     ),
     Rule(
@@ -303,10 +277,8 @@ RULES: tuple[Rule, ...] = (
         name="first_equity",
         description="the first step starts from the episode's initial equity",
         sql="""
-            SELECT e.episode_no, e.initial_equity, s.equity FROM v_episodes e
-            JOIN v_steps n ON n.episode_no = e.episode_no JOIN steps s ON s.step_id = n.first_id
-            WHERE abs(s.equity - (e.initial_equity - s.cost
-              + s.units * (s.mark_price - coalesce(s.fill_price, s.mark_price)))) > 1e-9 * e.initial_equity
+            SELECT m.episode_no, m.equity_before AS initial_equity, m.equity, m.expected FROM v_steps n
+            JOIN v_moves m ON m.episode_no = n.episode_no WHERE n.suspects > 0 AND (m.wrong_money AND m.t = 0) IS TRUE
         """,
     ),
     Rule(
@@ -315,63 +287,53 @@ RULES: tuple[Rule, ...] = (
         sql="""
             SELECT e.episode_no, e.final_equity, s.equity FROM v_episodes e
             JOIN v_steps n ON n.episode_no = e.episode_no JOIN steps s ON s.step_id = n.last_id
-            WHERE abs(s.equity - e.final_equity) > 1e-9 * e.initial_equity
+            WHERE abs(s.equity - e.final_equity) > 1e-9 * (e.initial_equity + abs(e.final_equity))
         """,
     ),
     Rule(
         name="step_money",
         description="equity moves by the held units' price changes less the step's cost, and by nothing else",
         sql="""
-            SELECT m.step_id >> 24 AS episode_no, m.step_id & 16777215 AS t, m.equity, m.expected FROM v_moves m
-            WHERE abs(m.equity - m.expected) > 1e-9 * m.size
-              AND EXISTS (SELECT 1 FROM v_episodes e WHERE e.episode_no = m.step_id >> 24)
+            SELECT m.episode_no, m.t, m.equity, m.expected FROM v_steps n
+            JOIN v_moves m ON m.episode_no = n.episode_no WHERE n.suspects > 0 AND (m.wrong_money AND m.t > 0) IS TRUE
         """,
     ),
     Rule(
         name="step_units",
         description="units change by the step's fills, and by nothing else",
         sql="""
-            SELECT m.step_id >> 24 AS episode_no, m.step_id & 16777215 AS t, m.moved, coalesce(f.filled, 0.0) AS filled
-            FROM v_moves m
-            LEFT JOIN (SELECT step_id, sum(quantity) AS filled FROM fills GROUP BY step_id) f ON f.step_id = m.step_id
-            WHERE abs(m.moved - coalesce(f.filled, 0.0)) > 1e-9 * (1.0 + abs(m.units) + abs(m.moved))
-              AND EXISTS (SELECT 1 FROM v_episodes e WHERE e.episode_no = m.step_id >> 24)
+            SELECT m.episode_no, m.t, m.units_before, m.units, m.bought FROM v_steps n
+            JOIN v_moves m ON m.episode_no = n.episode_no WHERE n.suspects > 0 AND m.wrong_units IS TRUE
         """,
     ),
     Rule(
         name="episode_pnl",
         description="an episode's pnl is its final less its initial equity, and the sum of its trades' pnl",
         sql="""
-            SELECT e.episode_no, e.pnl, e.final_equity - e.initial_equity AS difference, sum(d.pnl) AS trades
-            FROM v_episodes e LEFT JOIN v_trades d ON d.episode_no = e.episode_no
-            WHERE e.pnl IS NOT NULL
-            GROUP BY e.episode_no
-            HAVING abs(e.pnl - (e.final_equity - e.initial_equity)) > 1e-9 * e.initial_equity
-              OR abs(e.pnl - coalesce(sum(d.pnl), 0.0)) > 1e-9 * e.initial_equity
+            SELECT e.episode_no, e.pnl, e.final_equity - e.initial_equity AS difference, d.pnl AS trades
+            FROM v_episodes e JOIN v_trades d ON d.episode_no = e.episode_no
+            WHERE abs(e.pnl - (e.final_equity - e.initial_equity)) > 1e-9 * (e.initial_equity + abs(e.final_equity))
+              OR abs(e.pnl - d.pnl) > 1e-9 * (e.initial_equity + d.turned)
         """,
     ),
     Rule(
         name="episode_costs",
         description="what a closed episode's steps cost is what its trades paid in fees, slippage and borrow",
         sql="""
-            SELECT e.episode_no, s.cost, sum(d.fees + d.slippage + d.borrow) AS paid FROM v_episodes e
+            SELECT e.episode_no, s.cost, d.paid FROM v_episodes e
             JOIN v_steps s ON s.episode_no = e.episode_no
-            LEFT JOIN v_trades d ON d.episode_no = e.episode_no
+            JOIN v_trades d ON d.episode_no = e.episode_no
             WHERE e.recorded AND e.status <> 'OPEN'
-            GROUP BY e.episode_no
-            HAVING abs(s.cost - coalesce(sum(d.fees + d.slippage + d.borrow), 0.0)) > 1e-9 * e.initial_equity
+              AND abs(coalesce(s.cost, 0.0) - d.paid) > 1e-9 * (e.initial_equity + d.paid)
         """,
     ),
     Rule(
         name="episode_trades",
         description="an episode counts its closed trades, and the share of them that won",
         sql="""
-            SELECT e.episode_no, e.trades, count(d.trade_no) AS rows, e.win_rate FROM v_episodes e
-            LEFT JOIN v_trades d ON d.episode_no = e.episode_no AND d.status = 'CLOSED'
-            WHERE e.trades IS NOT NULL
-            GROUP BY e.episode_no
-            HAVING e.trades <> count(d.trade_no)
-              OR (e.trades > 0 AND abs(e.win_rate - 1.0 * sum(d.pnl > 0.0) / count(d.trade_no)) > 1e-9)
+            SELECT e.episode_no, e.trades, d.closed, e.win_rate, d.won FROM v_episodes e
+            JOIN v_trades d ON d.episode_no = e.episode_no
+            WHERE e.trades <> d.closed OR (e.trades > 0 AND abs(e.win_rate - 1.0 * d.won / nullif(d.closed, 0)) > 1e-9)
         """,
     ),
     # --- fills and trades -------------------------------------------------------------------------------------
@@ -379,65 +341,70 @@ RULES: tuple[Rule, ...] = (
         name="hold_where_no_fill",
         description="a step has a fill price exactly when it has fills; all others are HOLD",
         sql="""
-            SELECT s.step_id, 'fills' AS missing FROM steps s
-            WHERE s.fill_price IS NOT NULL AND NOT EXISTS (SELECT 1 FROM fills f WHERE f.step_id = s.step_id)
-              AND EXISTS (SELECT 1 FROM v_episodes e WHERE e.episode_no = s.step_id >> 24)
-            UNION ALL
-            SELECT f.step_id, 'fill price' FROM fills f JOIN steps s ON s.step_id = f.step_id
-            WHERE s.fill_price IS NULL AND EXISTS (SELECT 1 FROM v_episodes e WHERE e.episode_no = s.step_id >> 24)
+            SELECT m.episode_no, m.t, CASE WHEN m.fill_price IS NULL THEN 'fill price' ELSE 'fills' END AS missing
+            FROM v_steps n JOIN v_moves m ON m.episode_no = n.episode_no WHERE n.suspects > 0 AND m.wrong_fill IS TRUE
         """,
     ),
     Rule(
         name="fill_domain",
-        description="a fill has a known operation, units of its sign, a price above 0 and no negative cost",
+        description="a fill has a known operation, units of its sign, a price above 0 and no negative cost;"
+        " leg 1 follows leg 0",
         sql="""
-            SELECT f.step_id, f.leg, f.operation, f.quantity, f.price FROM fills f
-            WHERE EXISTS (SELECT 1 FROM v_episodes e WHERE e.episode_no = f.step_id >> 24) AND (
-              f.operation NOT IN ('ENTRY_LONG', 'EXIT_LONG', 'ENTRY_SHORT', 'EXIT_SHORT')
-              OR f.quantity = 0.0 OR (f.quantity > 0.0) <> (f.operation IN ('ENTRY_LONG', 'EXIT_SHORT'))
-              OR f.price <= 0.0 OR f.fee < 0.0 OR f.slippage < 0.0 OR f.leg NOT IN (0, 1)
-              OR (f.leg = 1 AND NOT EXISTS (SELECT 1 FROM fills g WHERE g.step_id = f.step_id AND g.leg = 0)))
+            SELECT l.step_id, l.leg, l.operation, l.quantity, l.price FROM v_legs l
+            WHERE l.episode_no IN (SELECT n.episode_no FROM v_fills n JOIN v_steps s ON s.episode_no = n.episode_no
+                                   WHERE n.suspects > 0 OR n.fills <> s.legs)
+              AND (l.wrong_domain OR l.leg NOT IN (0, 1)
+                OR (l.leg = 1 AND NOT EXISTS (SELECT 1 FROM fills g WHERE g.step_id = l.step_id AND g.leg = 0)))
         """,
     ),
     Rule(
         name="trade_domain",
         description="a trade has a known direction and status, quantity and prices above 0, and ends after it began",
         sql="""
-            SELECT d.episode_no, d.trade_no, d.direction, d.status, d.quantity FROM v_trades d
-            WHERE d.direction NOT IN ('LONG', 'SHORT') OR d.status NOT IN ('CLOSED', 'MARKED')
-              OR d.quantity <= 0.0 OR d.entry_price <= 0.0 OR d.exit_price <= 0.0
-              OR d.exit_time < d.entry_time OR d.exit_step_id < d.entry_step_id
-              OR d.fees < 0.0 OR d.slippage < 0.0 OR d.borrow < 0.0
+            SELECT d.episode_no, d.trade_no, d.direction, d.status, d.quantity FROM v_trades n
+            JOIN v_deals d ON d.episode_no = n.episode_no WHERE n.suspects > 0 AND d.wrong_domain IS TRUE
         """,
     ),
     Rule(
         name="fills_have_trades",
         description="every fill of a closed episode belongs to one trade, of its direction and between its ends",
         sql="""
-            SELECT f.episode_no, f.trade_no, f.direction, d.direction AS trade FROM v_legs f
-            JOIN v_episodes e ON e.episode_no = f.episode_no
-            LEFT JOIN v_trades d ON d.episode_no = f.episode_no AND d.trade_no = f.trade_no
-            WHERE e.status <> 'OPEN' AND (d.trade_no IS NULL OR f.directions <> 1 OR f.direction <> d.direction
-              OR f.first_id <> d.entry_step_id OR f.last_id > d.exit_step_id
-              OR (d.status = 'CLOSED' AND f.last_id <> d.exit_step_id))
+            SELECT l.step_id, l.leg, l.trade_no, l.operation, l.direction FROM v_fills n
+            JOIN v_legs l ON l.episode_no = n.episode_no WHERE n.suspects > 0 AND l.wrong_trade IS TRUE
         """,
     ),
     Rule(
         name="trade_sums",
-        description="a trade's quantity, prices, fees, slippage and pnl are what its fills add up to",
+        description="a trade begins and ends with its fills, and its quantity, prices, fees, slippage and pnl are"
+        " what they add up to",
         sql="""
-            SELECT d.episode_no, d.trade_no, d.quantity, f.entered, d.pnl FROM v_trades d
-            LEFT JOIN v_legs f ON f.episode_no = d.episode_no AND f.trade_no = d.trade_no
-            LEFT JOIN steps s ON s.step_id = d.exit_step_id
-            WHERE d.recorded AND (f.trade_no IS NULL
-              OR abs(d.quantity - f.entered) > 1e-9 * d.quantity
-              OR abs(d.entry_price * f.entered - f.entry_notional) > 1e-9 * f.entry_notional
-              OR abs(d.fees - f.fees) > 1e-9 * d.initial_equity
-              OR abs(d.slippage - f.slippage) > 1e-9 * d.initial_equity
-              OR (d.status = 'CLOSED' AND abs(f.entered - f.exited) > 1e-9 * f.entered)
-              OR abs(d.pnl + d.fees + d.borrow - CASE d.direction WHEN 'LONG' THEN 1.0 ELSE -1.0 END
-                * (f.exit_notional + CASE d.status WHEN 'MARKED' THEN abs(s.units) * s.mark_price ELSE 0.0 END
-                   - f.entry_notional)) > 1e-9 * (d.initial_equity + f.entry_notional))
+            SELECT d.episode_no, d.trade_no, d.quantity, abs(d.entered) AS entered, d.pnl FROM (
+                SELECT d.episode_no, d.trade_no, d.direction, d.status, d.entry_step_id, d.exit_step_id, d.entry_price,
+                       d.quantity, d.pnl, d.fees, d.slippage, d.borrow, min(e.initial_equity) AS initial_equity,
+                       min(f.step_id) AS first_id, max(f.step_id) AS last_id,
+                       sum(f.quantity) AS held, sum(f.quantity * f.price) AS spent,
+                       sum(f.quantity) FILTER (
+                         WHERE f.operation IN ('ENTRY_LONG', 'ENTRY_SHORT')) AS entered,
+                       sum(f.quantity * f.price) FILTER (
+                         WHERE f.operation IN ('ENTRY_LONG', 'ENTRY_SHORT')) AS entry_notional,
+                       sum(f.fee) AS paid_fees, sum(f.slippage) AS paid_slippage
+                FROM v_episodes e
+                JOIN trades d ON d.episode_no = e.episode_no
+                LEFT JOIN fills f ON f.step_id BETWEEN d.entry_step_id AND d.exit_step_id
+                  AND f.step_id >> 24 = d.episode_no AND f.trade_no = d.trade_no
+                WHERE e.recorded
+                GROUP BY d.episode_no, d.trade_no
+            ) d
+            LEFT JOIN steps s ON s.step_id = CASE d.status WHEN 'MARKED' THEN d.exit_step_id END
+            WHERE d.entered IS NULL OR d.first_id <> d.entry_step_id
+              OR (d.status = 'CLOSED' AND d.last_id <> d.exit_step_id)
+              OR abs(d.quantity - abs(d.entered)) > 1e-9 * d.quantity
+              OR abs(d.entry_price * d.entered - d.entry_notional) > 1e-9 * abs(d.entry_notional)
+              OR abs(d.fees - d.paid_fees) > 1e-9 * (d.initial_equity + d.fees)
+              OR abs(d.slippage - d.paid_slippage) > 1e-9 * (d.initial_equity + d.slippage)
+              OR abs(d.held - coalesce(s.units, 0.0)) > 1e-9 * d.quantity
+              OR abs(d.pnl + d.fees + d.borrow + d.spent - coalesce(s.units * s.mark_price, 0.0))
+                > 1e-9 * (d.initial_equity + abs(d.entry_notional))
         """,
     ),
     # --- recording --------------------------------------------------------------------------------------------
@@ -458,35 +425,60 @@ RULES: tuple[Rule, ...] = (
             JOIN producers q ON q.sweep_id = p.sweep_id AND q.trial_id = p.trial_id AND q.attempt = p.attempt
               AND q.role = p.role AND q.worker = p.worker
             GROUP BY p.producer_no
-            HAVING p.epoch <> sum(q.epoch <= p.epoch) OR (p.epoch < max(q.epoch) AND p.ended_at IS NULL)
+            HAVING p.epoch <> count(*) FILTER (WHERE q.epoch <= p.epoch)
+              OR (p.epoch < max(q.epoch) AND p.ended_at IS NULL)
         """,
     ),
     Rule(
         name="rows_received",
-        description="a producer's episodes hold as many steps as its batches brought",
+        description="a producer's episodes hold as many steps as its batches brought, less those pruned since",
         sql="""
-            SELECT p.producer_no, p.steps_recorded, coalesce(sum(s.steps), 0) AS rows FROM producers p
+            SELECT p.producer_no, p.steps_recorded, p.steps_pruned, coalesce(sum(s.steps), 0) AS found FROM producers p
             JOIN v_trials t ON t.trial_id = p.trial_id
             LEFT JOIN v_episodes e ON e.producer_no = p.producer_no
             LEFT JOIN v_steps s ON s.episode_no = e.episode_no
-            GROUP BY p.producer_no HAVING p.steps_recorded <> coalesce(sum(s.steps), 0)
+            GROUP BY p.producer_no HAVING p.steps_recorded <> coalesce(sum(s.steps), 0) + p.steps_pruned
+        """,
+    ),
+    Rule(
+        name="pruned_episodes",
+        description="a producer was pruned whole: of training alone, as many steps as its episodes say they had",
+        sql="""
+            SELECT p.producer_no, p.role, p.steps_pruned, coalesce(sum(e.total_steps), 0) AS counted,
+                   coalesce(sum(s.steps), 0) AS left_over
+            FROM producers p
+            JOIN v_trials t ON t.trial_id = p.trial_id
+            LEFT JOIN v_episodes e ON e.producer_no = p.producer_no
+            LEFT JOIN v_steps s ON s.episode_no = e.episode_no
+            WHERE p.steps_pruned <> 0
+            GROUP BY p.producer_no
+            HAVING p.role <> 'runner' OR coalesce(sum(e.total_steps), 0) <> p.steps_pruned
+              OR coalesce(sum(s.steps), 0) > 0
         """,
     ),
     Rule(
         name="steps_accounted_for",
-        description="at each attempt's last checkpoint: rows recorded + known dropped = steps counted by training,"
-        " and more only where a producer was lost before",
+        description="at each attempt's last checkpoint: rows recorded (or pruned since) + known dropped = steps counted"
+        " by training, and more only where a producer was lost before",
         sql="""
-            SELECT trial_id, attempt, iteration, counted, recorded, steps_dropped FROM (
+            WITH k AS MATERIALIZED (
                 SELECT c.trial_id, c.attempt, c.iteration, c.steps_dropped,
                        c.env_steps - c.resumed_env_steps AS counted,
-                       coalesce(sum(CASE
-                         WHEN NOT e.recorded OR e.producer_no > c.last_producer_no THEN 0
-                         WHEN l.t IS NOT NULL THEN min(coalesce(s.steps, 0), l.t)
-                         WHEN e.episode_no > (SELECT max(n.episode_no) FROM v_lanes n
-                                              WHERE n.trial_id = c.trial_id AND n.attempt = c.attempt
-                                                AND n.iteration = c.iteration AND n.producer_no = e.producer_no) THEN 0
-                         ELSE coalesce(s.steps, 0) END), 0) AS recorded,
+                       coalesce((
+                         SELECT sum(CASE WHEN l.t < r.steps THEN l.t ELSE r.steps END) FROM (
+                             SELECT e.producer_no, e.episode_no,
+                                    CASE WHEN e.pruned = 1 THEN e.total_steps ELSE s.steps END AS steps
+                             FROM v_episodes e JOIN v_steps s ON s.episode_no = e.episode_no
+                             WHERE e.trial_id = c.trial_id AND e.attempt = c.attempt AND e.role = 'train'
+                               AND e.producer_no <= c.last_producer_no
+                         ) r
+                         LEFT JOIN v_lanes l ON l.trial_id = c.trial_id AND l.attempt = c.attempt
+                           AND l.iteration = c.iteration AND l.producer_no = r.producer_no
+                           AND l.episode_no = r.episode_no
+                         WHERE l.t IS NOT NULL OR r.episode_no <= coalesce((
+                           SELECT max(n.episode_no) FROM v_lanes n
+                           WHERE n.trial_id = c.trial_id AND n.attempt = c.attempt AND n.iteration = c.iteration
+                             AND n.producer_no = r.producer_no), r.episode_no)), 0) AS recorded,
                        EXISTS (SELECT 1 FROM producers p
                                WHERE p.trial_id = c.trial_id AND p.attempt = c.attempt AND p.role = 'runner'
                                  AND p.producer_no <= c.last_producer_no AND p.ended_at IS NOT NULL
@@ -494,27 +486,24 @@ RULES: tuple[Rule, ...] = (
                                    WHERE n.trial_id = c.trial_id AND n.attempt = c.attempt
                                      AND n.iteration = c.iteration)) AS lost
                 FROM v_checkpoints c
-                LEFT JOIN v_episodes e ON e.trial_id = c.trial_id AND e.attempt = c.attempt AND e.role = 'train'
-                LEFT JOIN v_steps s ON s.episode_no = e.episode_no
-                LEFT JOIN v_lanes l ON l.trial_id = c.trial_id AND l.attempt = c.attempt AND l.iteration = c.iteration
-                  AND l.producer_no = e.producer_no AND l.episode_no = e.episode_no
                 WHERE c.iteration = (SELECT max(d.iteration) FROM v_checkpoints d
                                      WHERE d.trial_id = c.trial_id AND d.attempt = c.attempt)
-                GROUP BY c.trial_id, c.attempt, c.iteration
             )
-            WHERE recorded + steps_dropped < counted OR (recorded + steps_dropped > counted AND NOT lost)
+            SELECT k.trial_id, k.attempt, k.iteration, k.counted, k.recorded, k.steps_dropped FROM k
+            WHERE k.recorded + k.steps_dropped < k.counted OR (k.recorded + k.steps_dropped > k.counted AND NOT k.lost)
         """,
     ),
     Rule(
         name="outbox_complete",
         description="every trial and every iteration was announced for MLflow",
         sql="""
-            SELECT t.trial_id, (SELECT count(*) FROM iterations i WHERE i.trial_id = t.trial_id) AS iterations,
-                   sum(o.kind = 'iteration') AS announced
-            FROM v_trials t LEFT JOIN outbox o ON o.trial_id = t.trial_id
-            GROUP BY t.trial_id
-            HAVING coalesce(sum(o.kind = 'trial_opened'), 0) = 0 OR coalesce(sum(o.kind = 'iteration'), 0)
-              <> (SELECT count(*) FROM iterations i WHERE i.trial_id = t.trial_id)
+            SELECT t.trial_id, i.iterations, o.announced, o.opened FROM v_trials t
+            LEFT JOIN (SELECT trial_id, count(*) AS iterations FROM iterations GROUP BY trial_id) i
+              ON i.trial_id = t.trial_id
+            LEFT JOIN (SELECT trial_id, count(*) FILTER (WHERE kind = 'iteration') AS announced,
+                              count(*) FILTER (WHERE kind = 'trial_opened') AS opened
+                       FROM outbox GROUP BY trial_id) o ON o.trial_id = t.trial_id
+            WHERE coalesce(o.opened, 0) = 0 OR coalesce(o.announced, 0) <> coalesce(i.iterations, 0)
         """,
     ),
     # --- iterations, evaluations, checkpoints -----------------------------------------------------------------
@@ -542,8 +531,8 @@ RULES: tuple[Rule, ...] = (
             LEFT JOIN iterations i ON i.trial_id = v.trial_id AND i.attempt = v.attempt AND i.iteration = v.iteration
             WHERE e.episode_no IS NULL OR c.episode_no IS NULL OR (i.iteration IS NULL AND v.split <> 'test')
               OR e.role = 'train' OR e.trial_id <> v.trial_id OR e.trades <> v.trades OR e.total_steps > v.bars
-              OR (e.total_steps < v.bars AND NOT e.ruined)
-              OR abs(e.final_equity / e.initial_equity - 1.0 - v.total_return) > 1e-9
+              OR (e.total_steps < v.bars AND e.ruined = 0)
+              OR abs(e.final_equity / nullif(e.initial_equity, 0.0) - 1.0 - v.total_return) > 1e-9
         """,
     ),
     Rule(
@@ -551,36 +540,40 @@ RULES: tuple[Rule, ...] = (
         description="an evaluation's Sharpe ratio is what its steps give; bars after ruin count as 0",
         sql="""
             WITH returns AS (
-                SELECT v.episode_no, s.equity / coalesce(
-                         lag(s.equity) OVER (PARTITION BY v.episode_no ORDER BY s.step_id), e.initial_equity) - 1.0 AS r
-                FROM evaluations v JOIN v_episodes e ON e.episode_no = v.episode_no
-                CROSS JOIN steps s ON s.step_id BETWEEN v.episode_no << 24 AND (v.episode_no << 24) + 16777215
+                SELECT v.episode_no, m.equity / nullif(m.equity_before, 0.0) - 1.0 AS r
+                FROM evaluations v JOIN v_moves m ON m.episode_no = v.episode_no WHERE v.bars > 1
             ), means AS (
-                SELECT v.episode_no, v.bars, v.status, v.sharpe, e.periods_per_year, sum(r.r) / v.bars AS mean,
-                       count(*) AS steps
-                FROM returns r JOIN evaluations v ON v.episode_no = r.episode_no
-                JOIN v_episodes e ON e.episode_no = v.episode_no GROUP BY v.episode_no
+                SELECT v.episode_no, v.bars, sum(r.r) / v.bars AS mean, v.bars - count(*) AS missing
+                FROM returns r JOIN evaluations v ON v.episode_no = r.episode_no GROUP BY v.episode_no, v.bars
             ), spreads AS (
-                SELECT m.*, sqrt((sum((r.r - m.mean) * (r.r - m.mean)) + (m.bars - m.steps) * m.mean * m.mean)
-                                 / (m.bars - 1)) AS std
-                FROM means m JOIN returns r ON r.episode_no = m.episode_no WHERE m.bars > 1 GROUP BY m.episode_no
+                SELECT m.episode_no, m.mean, sqrt(abs(sum((r.r - m.mean) * (r.r - m.mean))
+                                                      + m.missing * m.mean * m.mean) / (m.bars - 1)) AS std
+                FROM means m JOIN returns r ON r.episode_no = m.episode_no
+                GROUP BY m.episode_no, m.mean, m.missing, m.bars
+            ), recomputed AS (
+                SELECT v.episode_no, v.status, v.sharpe, v.bars, s.std,
+                       sqrt(e.periods_per_year) * s.mean / nullif(s.std, 0.0) AS recomputed
+                FROM spreads s JOIN evaluations v ON v.episode_no = s.episode_no
+                JOIN v_episodes e ON e.episode_no = s.episode_no
             )
-            SELECT episode_no, status, sharpe, sqrt(periods_per_year) * mean / std AS recomputed FROM spreads
-            WHERE (status = 'OK') > (sharpe IS NOT NULL) OR (status IN ('FLAT', 'TOO_SHORT') AND sharpe IS NOT NULL)
-              OR (status = 'FLAT' AND std >= 2e-12) OR (status = 'TOO_SHORT' AND bars >= 30)
-              OR (sharpe IS NOT NULL
-                  AND abs(sharpe - sqrt(periods_per_year) * mean / std) > 1e-9 * (1.0 + abs(sharpe)))
+            SELECT s.episode_no, s.status, s.sharpe, s.recomputed FROM recomputed s
+            WHERE (s.status = 'OK' AND s.sharpe IS NULL)
+              OR (s.status IN ('FLAT', 'TOO_SHORT') AND s.sharpe IS NOT NULL)
+              OR (s.status = 'FLAT' AND s.std >= 2e-12) OR (s.status = 'TOO_SHORT' AND s.bars >= 30)
+              OR (s.sharpe IS NOT NULL AND (s.recomputed IS NULL
+                  OR abs(s.sharpe - s.recomputed) > 1e-9 * (1.0 + abs(s.sharpe))))
         """,
     ),
     Rule(
         name="evaluated_weights",
         description="the steps of a validation carry the weights version of the checkpoint they judge",
         sql="""
-            SELECT v.trial_id, v.iteration, c.weights_version, min(s.weights_version) AS acted FROM evaluations v
-            JOIN v_checkpoints c ON c.trial_id = v.trial_id AND c.attempt = v.attempt AND c.iteration = v.iteration
-            CROSS JOIN steps s ON s.step_id BETWEEN v.episode_no << 24 AND (v.episode_no << 24) + 16777215
-            WHERE s.weights_version <> c.weights_version
-            GROUP BY v.episode_no
+            SELECT v.trial_id, v.iteration, c.weights_version, min(s.weights_version) AS acted FROM v_checkpoints c
+            JOIN evaluations v ON v.trial_id = c.trial_id AND v.attempt = c.attempt AND v.iteration = c.iteration
+            CROSS JOIN steps s
+            WHERE s.step_id BETWEEN v.episode_no << 24 AND (v.episode_no << 24) + 16777215
+              AND s.weights_version <> c.weights_version
+            GROUP BY v.episode_no, v.trial_id, v.iteration, c.weights_version
         """,
     ),
     Rule(
@@ -597,7 +590,7 @@ RULES: tuple[Rule, ...] = (
             ) best ON best.trial_id = t.trial_id AND best.place = 1
             LEFT JOIN v_checkpoints c ON c.trial_id = t.trial_id AND c.attempt = t.best_attempt
               AND c.iteration = t.best_iteration
-            WHERE t.best_iteration IS NOT best.iteration OR t.best_sharpe IS NOT best.sharpe
+            WHERE t.best_iteration IS DISTINCT FROM best.iteration OR t.best_sharpe IS DISTINCT FROM best.sharpe
               OR (t.best_iteration IS NOT NULL AND (c.iteration IS NULL OR c.deleted_at IS NOT NULL))
         """,
     ),

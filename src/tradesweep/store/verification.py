@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from tradesweep.errors import CheckpointError
 from tradesweep.store.queries import Store
-from tradesweep.store.rules import RULES, SCRATCH, SCRATCH_INDEXES, Rule
+from tradesweep.store.rules import RULES, Rule
+from tradesweep.store.scratch import make_scratch
 
 EXAMPLES = 5
 """How many offending rows a result shows."""
@@ -46,44 +47,48 @@ class RuleResult:
 
 
 def verify(
-    store: Store, sweep_id: str | None = None, *, check_checkpoint: CheckpointCheck | None = None
+    store: Store,
+    sweep_id: str | None = None,
+    *,
+    check_checkpoint: CheckpointCheck | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[RuleResult]:
-    """Check all rules for one sweep, or for all of them.
+    """Check all rules for one sweep, or for all of them; `tell` hears what is begun.
 
     The rule `checkpoint_files` is only there with `check_checkpoint`, which knows manifests. Raises NotFound for an
     unknown sweep and StoreError when the database cannot be read at all.
     """
     if sweep_id is not None:
         sweep_id = store.get_sweep(sweep_id).sweep_id
-    with store.connect() as db:
-        _prepare(db, sweep_id)
-        results = [_check(rule, db, sweep_id) for rule in RULES]
+    with store.scratch() as db:
+        results = check_rules(db, sweep_id, tell)
         if check_checkpoint is not None:
-            results.append(_check_files(db, check_checkpoint))
+            results.append(_check_files(db, check_checkpoint, tell))
     return results
 
 
-def _prepare(db: Connection, sweep_id: str | None) -> None:
-    """Make the scratch tables, in memory and for this connection alone."""
-    for name, query in SCRATCH:
-        db.execute(text(f"CREATE TEMP TABLE {name} AS {query}"), {"sweep_id": sweep_id})
-    for statement in SCRATCH_INDEXES:
-        db.execute(text(statement))
+def check_rules(
+    db: Connection, sweep_id: str | None = None, tell: Callable[[str], None] = lambda _: None
+) -> list[RuleResult]:
+    """Check all rules as that transaction sees the database."""
+    make_scratch(db, sweep_id, tell)
+    return [_check(rule, db, tell) for rule in RULES]
 
 
-def _check(rule: Rule, db: Connection, sweep_id: str | None) -> RuleResult:
-    parameters = {"sweep_id": sweep_id} if ":sweep_id" in rule.sql else {}
+def _check(rule: Rule, db: Connection, tell: Callable[[str], None]) -> RuleResult:
+    tell(f"checking {rule.name}")
     violations, examples = 0, []
-    for row in db.execute(text(rule.sql), parameters):
+    for row in db.execute(text(rule.query(db.dialect.name)), execution_options={"yield_per": 1000}):
         violations += 1
         if violations <= EXAMPLES:
             examples.append(_describe(row._mapping))
     return _result(rule, violations, examples)
 
 
-def _check_files(db: Connection, check_checkpoint: CheckpointCheck) -> RuleResult:
+def _check_files(db: Connection, check_checkpoint: CheckpointCheck, tell: Callable[[str], None]) -> RuleResult:
+    tell(f"checking {CHECKPOINT_FILES.name}")
     examples = []
-    for row in db.execute(text(CHECKPOINT_FILES.sql)):
+    for row in db.execute(text(CHECKPOINT_FILES.query(db.dialect.name))):
         try:
             check_checkpoint(row.path, row.manifest_sha256)
         except CheckpointError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +15,9 @@ from sqlalchemy.engine import Connection
 
 from tradesweep.errors import StoreError
 from tradesweep.names import Answer, Grant, ProducerKey, SweepStatus, TrialStatus
-from tradesweep.store import batches, lifecycle
-from tradesweep.store.engine import (
-    check_database,
-    check_writable,
-    create_database,
-    database_path,
-    store_errors,
-    write_engine,
-)
+from tradesweep.store import batches, lifecycle, pruning
+from tradesweep.store.database import Address, find_database
 from tradesweep.store.inputs import DecodedBatch, NewPromotion, NewSweep, NewTestReading
-from tradesweep.store.lock import FileLock
 from tradesweep.store.models import Checkpoint, HoldoutReading, OutboxEntry, OutboxKind, Promotion, Sweep, Trial
 from tradesweep.store.outbox import announce_trial
 
@@ -39,18 +30,21 @@ def now_us() -> int:
 class Writer:
     """Opens the database, creating it where there is none, and holds its lock until `close`.
 
+    A database of several writers lets other Writers in, each for its own sweeps, but not with `alone`. What writes to
+    a sweep makes this Writer the only one of that sweep.
+
     Raises StoreLocked, naming the holder, while another process holds the lock; SchemaMismatch for a foreign file
     or another schema; StoreError when the file or its folder cannot be used. Nothing is created then.
     """
 
-    def __init__(self, url_or_path: str | os.PathLike[str], *, clock_us: Callable[[], int] = now_us) -> None:
-        self.path = database_path(url_or_path)
+    def __init__(self, address: Address, *, alone: bool = False, clock_us: Callable[[], int] = now_us) -> None:
+        self.database = find_database(address)
         self._clock_us = clock_us
         self._mutex = threading.Lock()
-        check_writable(self.path)
-        if self.path.exists():
-            check_database(self.path)
-        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        self.database.check_writable()
+        if self.database.exists():
+            self.database.check()
+        self._lock = self.database.lock(alone=alone)
         try:
             self._open()
         except BaseException:
@@ -58,11 +52,11 @@ class Writer:
             raise
 
     def _open(self) -> None:
-        if not self.path.exists():
-            create_database(self.path)
-        check_database(self.path)
-        self._engine = write_engine(self.path)
-        with store_errors(self.path), self._engine.begin():
+        if not self.database.exists():
+            self.database.create()
+        self.database.check()
+        self._engine = self.database.write_engine()
+        with self.database.errors(), self._engine.begin():
             self._closed = False
 
     def __enter__(self) -> Writer:
@@ -79,18 +73,33 @@ class Writer:
             self._lock.release()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, sweep_id: str | None = None) -> Iterator[Connection]:
+        """Write, as the only writer of that sweep when one is named."""
         with self._mutex:
             if self._closed:
-                raise StoreError(f"{self.path}: this Writer was closed; open another one")
-            with store_errors(self.path), self._engine.begin() as db:
+                raise StoreError(f"{self.database}: this Writer was closed; open another one")
+            with self.database.errors(), self._engine.begin() as db:
+                if sweep_id is not None:
+                    self.database.claim(db, sweep_id)
                 yield db
+
+    @contextmanager
+    def _trial_transaction(self, trial_id: int) -> Iterator[Connection]:
+        """Write, as the only writer of the trial's sweep."""
+        with self._transaction() as db:
+            self.database.claim(db, lifecycle.get_sweep_of(db, trial_id))
+            yield db
+
+    def claim(self, sweep_id: str) -> None:
+        """Become the only writer of a sweep. Raises StoreLocked, naming the holder, while another process is."""
+        with self._transaction(sweep_id):
+            pass
 
     # --- producers --------------------------------------------------------------------------------------------
 
     def hello(self, key: ProducerKey, *, pid: int, host: str) -> Grant:
         """Begin an incarnation of a producer. The one before is fenced and its open episodes are closed."""
-        with self._transaction() as db:
+        with self._transaction(key.sweep_id) as db:
             return batches.grant_producer(db, key, pid=pid, host=host, at=self._clock_us())
 
     def apply(self, batch: DecodedBatch) -> Answer:
@@ -100,7 +109,7 @@ class Writer:
         incarnation, or its trial has ended. Raises StoreError when the database refuses the rows; nothing of the
         batch is written then.
         """
-        with self._transaction() as db:
+        with self._transaction(batch.producer.sweep_id) as db:
             return batches.apply_batch(db, batch, at=self._clock_us())
 
     # --- sweeps and trials ------------------------------------------------------------------------------------
@@ -110,12 +119,12 @@ class Writer:
 
         Raises StoreError when the sweep exists with another identity.
         """
-        with self._transaction() as db:
+        with self._transaction(sweep.sweep_id) as db:
             lifecycle.open_sweep(db, sweep, at=self._clock_us())
 
     def close_sweep(self, sweep_id: str, status: SweepStatus) -> None:
         """Say how the sweep ended; trials that still run are interrupted."""
-        with self._transaction() as db:
+        with self._transaction(sweep_id) as db:
             lifecycle.close_sweep(db, sweep_id, SweepStatus(status), at=self._clock_us())
 
     def open_trial(
@@ -131,7 +140,7 @@ class Writer:
 
         Without `point_json` all of them count as sampled.
         """
-        with self._transaction() as db:
+        with self._transaction(sweep_id) as db:
             return lifecycle.open_trial(
                 db,
                 sweep_id,
@@ -148,20 +157,28 @@ class Writer:
 
         Raises StoreError when the trial has ended well, or has no checkpoint of that iteration.
         """
-        with self._transaction() as db:
+        with self._trial_transaction(trial_id) as db:
             return lifecycle.start_attempt(db, trial_id, pid, resumed_from_iteration, at=self._clock_us())
 
     def close_trial(self, trial_id: int, status: TrialStatus, error: str | None = None) -> None:
         """End the trial with its attempt, producers and episodes; open trades are marked at the last price."""
-        with self._transaction() as db:
+        with self._trial_transaction(trial_id) as db:
             lifecycle.close_trial(db, trial_id, TrialStatus(status), error, at=self._clock_us())
 
     def mark_checkpoint_deleted(self, trial_id: int, iteration: int) -> None:
         """Retention removed the files of a checkpoint."""
         table = Checkpoint.table()
         where = (table.c.trial_id == trial_id) & (table.c.iteration == iteration) & table.c.deleted_at.is_(None)
-        with self._transaction() as db:
+        with self._trial_transaction(trial_id) as db:
             db.execute(update(table).where(where).values(deleted_at=self._clock_us()))
+
+    def prune_producer(self, producer_no: int) -> int:
+        """Delete the steps and fills of a producer of training whose sweep has ended; how many steps that were.
+
+        Raises StoreError while the sweep runs.
+        """
+        with self._transaction() as db:
+            return pruning.prune_producer(db, producer_no)
 
     # --- MLflow -----------------------------------------------------------------------------------------------
 
