@@ -135,6 +135,10 @@ def test_a_stopped_recorder_stops_its_producers_and_loses_nothing(
     producer.flush()
     impatient.flush()
     assert query(database, "SELECT count(*) FROM steps") == [(2 * STEPS,)]
+    assert query(database, "SELECT worker, steps_recorded, steps_dropped FROM producers") == [
+        (0, STEPS, 0),
+        (1, STEPS, STEPS),
+    ]
 
 
 def test_the_actor_answers_with_our_own_exceptions(recorder: RemoteRecorder) -> None:

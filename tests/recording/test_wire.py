@@ -45,7 +45,7 @@ def test_rows_come_back_exactly_as_they_were_sent(
     kind, rows = kind_and_rows
     frame = encode_frame(kind, columns_of(kind, rows))
     assert frame.rows == len(rows)
-    assert decode_frame(frame) == rows
+    assert list(decode_frame(frame)) == rows
     assert all(type(value) in (int, float, str, bytes, type(None)) for row in decode_frame(frame) for value in row)
 
 
@@ -114,9 +114,15 @@ def test_a_damaged_byte_is_noticed(key: ProducerKey, episode: Callable[..., Any]
     batch = build_batch(key, 1, 1, [frame])
     broken = bytes([frame.payload[0] ^ 1]) + frame.payload[1:]
     damaged = dataclasses.replace(batch, frames=(dataclasses.replace(frame, payload=broken),))
-    assert decode_batch(batch)[Record.STEPS] == decode_frame(frame)
+    assert list(decode_batch(batch)[Record.STEPS]) == list(decode_frame(frame))
     with pytest.raises(RecordingError, match="checksum"):
         decode_batch(damaged)
+
+
+def test_two_frames_of_a_kind_are_refused(key: ProducerKey, episode: Callable[..., Any]) -> None:
+    frames = [encode_frame(Record.STEPS, episode(number, 4)[Record.STEPS]) for number in (1, 2)]
+    with pytest.raises(RecordingError, match=r"one frame of a kind, had \['steps', 'steps'\]"):
+        decode_batch(build_batch(key, 1, 1, frames))
 
 
 def test_a_frame_of_another_version_is_refused(episode: Callable[..., Any]) -> None:
@@ -179,6 +185,17 @@ def test_a_producer_that_dies_between_two_batches_leaves_whole_steps_only(
         for kind, columns in records.items()
         if columns[RECORD_COLUMNS[kind][0].name]
     }
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(41, 2), (300, 11)])
+def test_what_does_not_fit_is_cut_into_batches_of_about_one_size(
+    episode: Callable[..., Any], steps: int, batches: int
+) -> None:
+    parts = list(cut_into_batches(episode(1, steps, closed=False), max_rows=72))
+    sizes = [sum(frame.rows for frame in frames) for frames in parts]
+    assert len(sizes) == batches
+    assert max(sizes) - min(sizes) <= 10, "no batch has only what was left over"
+    assert max(sizes) <= 72
 
 
 def test_an_episode_opened_before_its_first_step_travels_anyway(episode: Callable[..., Any]) -> None:

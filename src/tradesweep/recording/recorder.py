@@ -24,10 +24,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tradesweep.errors import RecorderUnavailable, StoreError, TradesweepError
+from tradesweep.errors import RecorderUnavailable, StoreError, StoreUnavailable, TradesweepError
+from tradesweep.home import DatabaseAddress
 from tradesweep.names import Answer, Batch
 from tradesweep.recording.client import RecorderClient
-from tradesweep.recording.secrets import mask_url
 from tradesweep.recording.service import RecorderService, open_writer_patiently
 from tradesweep.recording.stats import RecorderStats
 
@@ -66,15 +66,15 @@ def _in_group(name: str) -> Callable[[Method], Method]:
 class RecorderActor:
     """The process that owns the database of a sweep."""
 
-    def __init__(self, db_url: str, lock_timeout_s: float) -> None:
+    def __init__(self, address: DatabaseAddress, lock_timeout_s: float) -> None:
         def open_writer() -> Writer:
             from tradesweep.store import Writer
 
-            return Writer(db_url)
+            return Writer(address)
 
         # Opened by the first call, not here: an exception in a constructor ends an actor for good.
         self._service = RecorderService(lambda: open_writer_patiently(open_writer, lock_timeout_s=lock_timeout_s))
-        self._db_url = db_url
+        self._address = address
 
     @_in_group("write")
     def write(self, batch: Batch, sent_at_s: float) -> Outcome[Answer]:
@@ -107,7 +107,7 @@ class RecorderActor:
         except TradesweepError as error:
             return Outcome(None, error)
         except Exception as error:
-            masked = mask_url(f"{type(error).__name__}: {error}", self._db_url)
+            masked = self._address.mask(f"{type(error).__name__}: {error}")
             logging.getLogger(__name__).error("unexpected in the recorder: %s", masked)
             return Outcome(None, StoreError(f"the recorder failed unexpectedly: {masked}"))
 
@@ -126,8 +126,8 @@ class RemoteReply:
 class RemoteRecorder(RecorderClient):
     """The recorder actor, seen from any process of the sweep.
 
-    A control call that finds the actor restarting is made again for up to `timeout_s`; all of them may safely
-    run twice. A write is made once: its producer knows what to send again.
+    A control call that finds the actor restarting, or the database locked, full or away, is made again for up to
+    `timeout_s`; all of them may safely run twice. A write is made once: its producer knows what to send again.
     """
 
     def __init__(self, handle: Any, name: str, *, timeout_s: float) -> None:
@@ -140,8 +140,12 @@ class RemoteRecorder(RecorderClient):
         return RemoteReply(_submit(lambda: self._handle.write.remote(batch, time.time())))
 
     def control(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Ask, and ask again while the actor restarts."""
-        return self._persist(lambda: self._handle.control.remote(method, args, kwargs), self._timeout_s)
+        """Ask, and ask again while the actor restarts or the database is away."""
+        return self._persist(
+            lambda: self._handle.control.remote(method, args, kwargs),
+            self._timeout_s,
+            passing=(RecorderUnavailable, StoreUnavailable),
+        )
 
     def open(self) -> None:
         """Have the database opened now. Raises StoreLocked, SchemaMismatch or StoreError."""
@@ -158,20 +162,30 @@ class RemoteRecorder(RecorderClient):
         finally:
             _end(self.name, self._handle)
 
-    def _persist(self, call: Callable[[], Any], timeout_s: float) -> Any:
+    def _persist(
+        self,
+        call: Callable[[], Any],
+        timeout_s: float,
+        *,
+        passing: tuple[type[TradesweepError], ...] = (RecorderUnavailable,),
+    ) -> Any:
         deadline, pause_s = time.monotonic() + timeout_s, _FIRST_PAUSE_S
+        said: StoreUnavailable | None = None
         while True:
             left_s = max(deadline - time.monotonic(), 0.0)
             try:
                 return _await(_submit(call), left_s)
-            except RecorderUnavailable:
+            except passing as error:
+                said = error if isinstance(error, StoreUnavailable) else said
                 if time.monotonic() + pause_s >= deadline:
-                    raise
+                    raise said or error from error  # what the database said counts for more than a silence after it
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def create_recorder(db_url: str, *, name: str, lock_timeout_s: float = 10.0, timeout_s: float = 60.0) -> RemoteRecorder:
+def create_recorder(
+    database: DatabaseAddress | str, *, name: str, lock_timeout_s: float = 10.0, timeout_s: float = 60.0
+) -> RemoteRecorder:
     """Start the recorder of a sweep on this node and open its database.
 
     Only the driver calls this, before Tune: the actor lives as long as its process, or until it is closed.
@@ -180,7 +194,10 @@ def create_recorder(db_url: str, *, name: str, lock_timeout_s: float = 10.0, tim
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(**_ACTOR_OPTIONS)(RecorderActor)
-    handle: Any = actor.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(db_url, lock_timeout_s)
+    address = database if isinstance(database, DatabaseAddress) else DatabaseAddress(database)
+    handle: Any = actor.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(
+        address, lock_timeout_s
+    )
     recorder = RemoteRecorder(handle, name, timeout_s=timeout_s)
     _OWNED[name] = handle
     try:
@@ -218,6 +235,8 @@ def _end(name: str, handle: Any) -> None:
 
 
 def _submit(call: Callable[[], Any]) -> Any:
+    if not ray.is_initialized():  # a call would start another Ray, from a thread that outlived its sweep
+        raise RecorderUnavailable("the recorder is gone: Ray was shut down")
     try:
         return call()
     except RayError as error:

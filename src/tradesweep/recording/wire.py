@@ -11,15 +11,21 @@ SQLite as blobs.
 
 from __future__ import annotations
 
+import math
+import numbers
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from tradesweep.errors import RecordingError
 from tradesweep.names import EPISODE_STEP_BITS, RECORD_COLUMNS, Batch, Column, Frame, ProducerKey, Record
+
+if TYPE_CHECKING:
+    from tradesweep.store import ColumnRows
 
 MAX_BATCH_ROWS = 16_384
 """Rows in one batch: the size at which a row costs the recorder least (measured)."""
@@ -45,15 +51,17 @@ def encode_frame(kind: Record, columns: Columns) -> Frame:
     return _to_frame(kind, _to_arrow(kind, columns))
 
 
-def decode_frame(frame: Frame) -> list[tuple[Any, ...]]:
-    """Read a frame back as plain Python tuples in the order of `names.RECORD_COLUMNS`."""
+def decode_frame(frame: Frame) -> ColumnRows:
+    """Read a frame back as plain Python values in the order of `names.RECORD_COLUMNS`."""
+    from tradesweep.store import ColumnRows
+
     table = _read_stream(frame)
     if table.schema != _SCHEMAS[frame.kind] or table.num_rows != frame.rows:
         raise RecordingError(
             f"batch frame {frame.kind} must hold {frame.rows} rows of {_SCHEMAS[frame.kind].names}, held"
             f" {table.num_rows} rows of {table.schema.names}; producer and recorder are different versions"
         )
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return ColumnRows([column.to_pylist() for column in table.columns])
 
 
 def build_batch(producer: ProducerKey, epoch: int, seq: int, frames: Sequence[Frame], *, dropped: int = 0) -> Batch:
@@ -61,7 +69,7 @@ def build_batch(producer: ProducerKey, epoch: int, seq: int, frames: Sequence[Fr
     return Batch(producer, epoch, seq, tuple(frames), _checksum(frames), dropped)
 
 
-def decode_batch(batch: Batch) -> dict[Record, list[tuple[Any, ...]]]:
+def decode_batch(batch: Batch) -> dict[Record, ColumnRows]:
     """Check the checksum and give the rows of each record kind, as the store applies them.
 
     Raises RecordingError when the bytes are not those that were sent.
@@ -72,9 +80,12 @@ def decode_batch(batch: Batch) -> dict[Record, list[tuple[Any, ...]]]:
             f"batch {batch.seq} of {batch.producer} must have checksum {batch.checksum:#010x},"
             f" had {checksum:#010x}; its bytes were damaged on the way"
         )
-    rows: dict[Record, list[tuple[Any, ...]]] = {}
-    for frame in batch.frames:
-        rows.setdefault(frame.kind, []).extend(decode_frame(frame))
+    rows = {frame.kind: decode_frame(frame) for frame in batch.frames}
+    if len(rows) != len(batch.frames):
+        raise RecordingError(
+            f"batch {batch.seq} of {batch.producer} must have one frame of a kind,"
+            f" had {[str(frame.kind) for frame in batch.frames]}"
+        )
     return rows
 
 
@@ -101,8 +112,10 @@ def _cut_by_step(tables: dict[Record, pa.RecordBatch], max_rows: int) -> Iterato
     anchors = _anchor_rows(tables)
     steps = tables[Record.STEPS].num_rows
     rows_per_step = np.sum([np.bincount(rows, minlength=steps) for rows in anchors.values()], axis=0)
-    # A batch may overhang by all but one of the rows that its first step brings.
-    batch_of_step = (np.cumsum(rows_per_step) - 1) // max(1, max_rows - int(rows_per_step.max()) + 1)
+    # A batch may overhang by all but one of the rows that its first step brings. All are of about one size: a last
+    # one of few rows would cost as much to commit.
+    most, total = max(1, max_rows - int(rows_per_step.max()) + 1), int(rows_per_step.sum())
+    batch_of_step = (np.cumsum(rows_per_step) - 1) // -(-total // -(-total // most))
     for number in np.unique(batch_of_step):
         chosen = {
             kind: table.filter(pa.array(batch_of_step[anchors[kind]] == number)) for kind, table in tables.items()
@@ -186,7 +199,7 @@ def _check_names(kind: Record, columns: Columns) -> None:
 
 
 def _build_ints(kind: Record, column: Column, values: Any) -> pa.Array:
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iub":
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iub" and values.ndim == 1:
         if values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
             raise _wrong(kind, column, f"be below 2**63, was {int(values.max())}")
         return pa.array(values.astype(np.int64, copy=False))
@@ -196,16 +209,15 @@ def _build_ints(kind: Record, column: Column, values: Any) -> pa.Array:
 def _plain_int(kind: Record, column: Column, value: Any) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, (int, np.integer, np.bool_)):
+    if isinstance(value, np.timedelta64) or not isinstance(value, (int, np.integer, np.bool_)):
         raise _wrong(kind, column, f"be an integer, was {value!r} ({type(value).__name__})")
     return int(value)
 
 
 def _build_floats(kind: Record, column: Column, values: Any) -> pa.Array:
-    try:
-        floats = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise _wrong(kind, column, f"be a number: {error}") from error
+    if not (isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 1):
+        values = [_plain_float(kind, column, value) for value in values]
+    floats = np.asarray(values, dtype=np.float64)
     array = pa.array(floats, from_pandas=True)
     if array.null_count and not column.nullable:
         row = int(np.flatnonzero(np.isnan(floats))[0])
@@ -213,11 +225,28 @@ def _build_floats(kind: Record, column: Column, values: Any) -> pa.Array:
     return array
 
 
+_EXACT = 2**53
+"""Integers up to here are float64 numbers."""
+
+
+def _plain_float(kind: Record, column: Column, value: Any) -> float:
+    """NumPy alone would take a text, a date or a complex number for one."""
+    if value is None:
+        return math.nan
+    if isinstance(value, np.timedelta64) or not isinstance(value, (numbers.Real, np.bool_, Decimal)):
+        raise _wrong(kind, column, f"be a number, was {value!r} ({type(value).__name__})")
+    if isinstance(value, numbers.Integral) and abs(int(value)) > _EXACT:
+        raise _wrong(kind, column, f"be a number that a float64 holds, was {value}")
+    return float(value)
+
+
 def _build_objects(kind: Record, column: Column, values: Any) -> pa.Array:
     return _build_list(kind, column, values.tolist() if isinstance(values, np.ndarray) else list(values))
 
 
 def _build_list(kind: Record, column: Column, values: list[Any]) -> pa.Array:
+    if column.kind == "text" and any(isinstance(value, bytes) for value in values):
+        raise _wrong(kind, column, "be text, was bytes; decode them")  # Arrow takes bytes for text
     try:
         array = pa.array(values, type=_ARROW_TYPES[column.kind])
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
