@@ -19,7 +19,7 @@ def gate(world: Any) -> dict[str, Check]:
 
 
 def tamper(world: Any, statement: str, *values: Any) -> None:
-    with sqlite3.connect(world.home.database) as db:
+    with sqlite3.connect(str(world.home.database)) as db:
         db.execute(statement, values)
 
 

@@ -31,7 +31,7 @@ def files_of(world: Any) -> dict[Any, bytes]:
 
 def break_a_rule(world: Any) -> None:
     """Something that verify sees and that does not touch the number itself."""
-    with sqlite3.connect(world.home.database) as db:
+    with sqlite3.connect(str(world.home.database)) as db:
         db.execute("UPDATE episodes SET pnl = pnl + 1 WHERE role = 'train'")
 
 

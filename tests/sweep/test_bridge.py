@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tradesweep.home import Home
 from tradesweep.names import Metric, TrialStatus
 from tradesweep.recording import LocalRecorder
 from tradesweep.store import NewSweep, Store, Writer, open_store
 from tradesweep.sweep.bridge import Ledger, SearcherBridge, TrialCloser, UnfinishedTrial, trial_seed
-from tradesweep.sweep.history import read_past, read_unfinished
+from tradesweep.sweep.history import read_past, read_trial, read_unfinished
 from tradesweep.sweep.search import PointSearch
 
 
@@ -139,8 +141,6 @@ def test_a_trial_is_closed_once_however_often_tune_says_so(load, recorder, store
 
 
 def test_what_still_runs_at_the_end_is_interrupted_and_goes_on_next_time(load, recorder, store, tmp_path) -> None:
-    from tradesweep.home import Home
-
     first = make_ledger(load, recorder)
     first.next_assignment("a")
     first.next_assignment("b")
@@ -165,6 +165,84 @@ def test_an_unfinished_trial_keeps_its_point_seed_and_number(load, recorder) -> 
     ledger = make_ledger(load, recorder, unfinished=[unfinished], next_trial_no=3)
     assignment = ledger.next_assignment("a")
     assert (assignment.trial_no, assignment.seed, assignment.params["lr"]) == (7, 99, 0.002)
+
+
+def make_retrying(load: Any, recorder: LocalRecorder, store: Store, home: Home, **settings: Any) -> Ledger:
+    def read_crashed(trial_id: int) -> UnfinishedTrial:
+        return read_trial(store, home, trial_id)
+
+    return make_ledger(load, recorder, **{"max_retries": 1, "budget": 1, "read_crashed": read_crashed, **settings})
+
+
+def crash(ledger: Ledger, recorder: LocalRecorder, tune_id: str) -> int:
+    """Hand out a trial, and lose its process after it began."""
+    assignment = ledger.next_assignment(tune_id)
+    assert assignment is not None
+    recorder.start_attempt(assignment.trial_id, 1)
+    ledger.end(tune_id, lost="worker process lost: killed")
+    return assignment.trial_no
+
+
+def test_a_trial_that_crashed_is_handed_out_again_until_its_retries_are_spent(load, recorder, store, tmp_path) -> None:
+    ledger = make_retrying(load, recorder, store, Home(tmp_path), max_retries=2)
+    bridge = SearcherBridge(ledger)
+    assert ledger.most_starts == 3
+    assert [crash(ledger, recorder, str(number)) for number in range(3)] == [0, 0, 0]
+    assert bridge.suggest("z") == SearcherBridge.FINISHED
+    trial = store.list_trials("tiny-1")[0]
+    assert (trial.status, trial.attempts) == (TrialStatus.CRASHED, 3)
+
+
+def test_tune_is_asked_to_wait_while_a_trial_may_come_back(load, recorder, store, tmp_path) -> None:
+    ledger = make_retrying(load, recorder, store, Home(tmp_path))
+    bridge = SearcherBridge(ledger)
+    bridge.suggest("a")
+    assert bridge.suggest("b") is None
+    ledger.report("a", result(1, 0.5, TrialStatus.FINISHED))
+    ledger.end("a")
+    assert bridge.suggest("b") == SearcherBridge.FINISHED
+
+
+@pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.FINISHED])
+def test_only_a_crash_is_tried_again(load, recorder, store, tmp_path, status: TrialStatus) -> None:
+    ledger = make_retrying(load, recorder, store, Home(tmp_path))
+    ledger.next_assignment("a")
+    ledger.report("a", result(1, 0.5, status))
+    ledger.end("a")
+    assert ledger.next_assignment("b") is None
+
+
+def test_a_retry_is_the_same_trial_before_the_search_and_ends_once(load, recorder, store, tmp_path) -> None:
+    ledger = make_retrying(load, recorder, store, Home(tmp_path))
+    first = ledger.next_assignment("a")
+    ledger.report("a", result(1, 0.5, TrialStatus.CRASHED, error="the recorder is gone"))
+    ledger.end("a")
+    again = ledger.next_assignment("b")
+    assert (again.trial_id, again.seed, again.params) == (first.trial_id, first.seed, first.params)
+    recorder.start_attempt(again.trial_id, 1)
+    ledger.report("b", result(1, 0.7, TrialStatus.FINISHED))
+    ledger.end("b")
+    assert store.list_trials("tiny-1")[0].status == TrialStatus.FINISHED
+    states = [trial.state.name for trial in ledger._search._study.trials]
+    assert states == ["FAIL", "COMPLETE"]
+
+
+def test_a_later_run_of_the_driver_counts_the_crashes_before_it(load, recorder, store, tmp_path) -> None:
+    home = Home(tmp_path)
+    first = make_retrying(load, recorder, store, home, max_retries=2)
+    crash(first, recorder, "a")
+    assert [trial.retries for trial in read_unfinished(store, home, "tiny-1", max_retries=2)] == [1]
+    assert read_past(store, "tiny-1", max_retries=2) == []
+    assert read_unfinished(store, home, "tiny-1", max_retries=0) == []
+    assert [trial.failed for trial in read_past(store, "tiny-1", max_retries=0)] == [True]
+    crash(first, recorder, "b")
+    crash(first, recorder, "c")
+    assert read_unfinished(store, home, "tiny-1", max_retries=2) == []
+
+
+def test_what_tune_keeps_of_a_ledger_holds_nothing_of_the_database(load, recorder, store, tmp_path) -> None:
+    ledger = make_retrying(load, recorder, store, Home(tmp_path))
+    assert pickle.loads(pickle.dumps(ledger)).__dict__ == {}
 
 
 def test_every_seed_is_one_that_numpy_and_torch_accept() -> None:

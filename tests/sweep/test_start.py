@@ -16,7 +16,7 @@ from tradesweep.home import Home
 from tradesweep.names import SweepStatus
 from tradesweep.store import NewSweep, Writer
 from tradesweep.sweep.plan import Plan, make_plan
-from tradesweep.sweep.start import check_free, choose_sweep, find_finished
+from tradesweep.sweep.start import check_free, choose_sweep, is_finished
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def home(tmp_path: Path) -> Home:
 
 def test_without_a_database_everything_is_new(plan: Plan, home: Home) -> None:
     assert choose_sweep(plan, home, fresh=False) is plan
-    assert find_finished(plan, home) is None
-    check_free(home)
+    assert not is_finished(plan, home)
+    check_free(plan.sweep_id, home)
     assert not home.path.exists(), "asking writes nothing"
 
 
 def test_a_sweep_that_runs_is_refused_by_naming_its_process(plan: Plan, home: Home) -> None:
     write_sweep(home, plan)
     with pytest.raises(StoreLocked, match=rf"{plan.sweep_id} is being run by process {os.getppid()}"):
-        check_free(home)
+        check_free(plan.sweep_id, home)
 
 
 @pytest.mark.parametrize("changes", [{"driver_pid": 2**22 + 1}, {"driver_host": "elsewhere"}, {"driver_started_at": 1}])
@@ -73,7 +73,7 @@ def test_a_driver_that_is_gone_or_another_process_by_now_holds_nobody_up(
     plan: Plan, home: Home, changes: dict[str, Any]
 ) -> None:
     write_sweep(home, plan, **changes)
-    check_free(home)
+    check_free(plan.sweep_id, home)
 
 
 def test_the_newest_sweep_of_the_identity_goes_on_and_fresh_makes_another(plan: Plan, home: Home) -> None:
@@ -87,4 +87,4 @@ def test_the_newest_sweep_of_the_identity_goes_on_and_fresh_makes_another(plan: 
 
 def test_a_finished_sweep_with_too_few_trials_is_not_finished(plan: Plan, home: Home) -> None:
     write_sweep(home, plan, SweepStatus.FINISHED)
-    assert find_finished(plan, home) is None
+    assert not is_finished(plan, home)

@@ -66,14 +66,19 @@ class Clock:
 
 
 @pytest.fixture
-def writer(home: Home) -> Iterator[Writer]:
-    with Writer(home.database, clock_us=Clock()) as made:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def writer(home: Home, clock: Clock) -> Iterator[Writer]:
+    with Writer(home.database, clock_us=clock) as made:
         yield made
 
 
 @pytest.fixture
 def store(writer: Writer) -> Store:
-    return open_store(writer.path)
+    return open_store(str(writer.database))
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +108,8 @@ class Story:
     sweep_id = SWEEP
     start_us = START_US
 
-    def __init__(self, writer: Writer, spec: SweepSpec, home: Home) -> None:
-        self.writer, self.home = writer, home
+    def __init__(self, writer: Writer, clock: Clock, spec: SweepSpec, home: Home) -> None:
+        self.writer, self._clock, self.home = writer, clock, home
         self._spec = spec
         self._seqs: dict[int, int] = {}
         self._keys: dict[int, tuple[ProducerKey, int, int]] = {}
@@ -148,9 +153,10 @@ class Story:
         """One evaluation with its checkpoint, whose folder it gives."""
         key, epoch, producer_no = self._keys[trial_id]
         self._seqs[trial_id] = seq = self._seqs[trial_id] + 1
-        number, at = producer_no << 20 | iteration, START_US + 60_000_000 * iteration
+        number = producer_no << 20 | iteration
+        at = self._advance(60_000_000 * iteration + 3_600_000_000 * (key.attempt - 1))
         folder = self.home.checkpoint(SWEEP, trial_id, iteration)
-        (folder / "policy").mkdir(parents=True)
+        (folder / "policy").mkdir(parents=True, exist_ok=True)
         (folder / "policy" / "policy.json").write_text(f'{{"iteration": {iteration}}}')
         told = {"validation/sharpe": sharpe, "train/env_steps": 100 * iteration, **metrics}
         metrics_json = json.dumps({name: value for name, value in told.items() if value is not None})
@@ -180,6 +186,11 @@ class Story:
         self.writer.apply(DecodedBatch(producer=key, epoch=epoch, seq=seq, rows=rows))
         return folder
 
+    def _advance(self, since_start_us: int) -> int:
+        """The time of an event; the clock is never behind what happened."""
+        self._clock.now_us = max(self._clock.now_us, START_US + since_start_us)
+        return START_US + since_start_us
+
     def close_trial(self, trial_id: int, status: TrialStatus, error: str | None = None) -> None:
         self.writer.close_trial(trial_id, status, error)
 
@@ -199,5 +210,5 @@ class Story:
 
 
 @pytest.fixture
-def story(writer: Writer, spec: SweepSpec, home: Home) -> Story:
-    return Story(writer, spec, home)
+def story(writer: Writer, clock: Clock, spec: SweepSpec, home: Home) -> Story:
+    return Story(writer, clock, spec, home)

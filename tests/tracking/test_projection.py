@@ -243,6 +243,48 @@ def test_a_resumed_trial_goes_on_in_its_run(story: Any, make_projector: Callable
     assert [value for _, _, value in seen.history(seen.children()[0], "validation/sharpe")] == [0.5, 0.7]
 
 
+def test_what_a_resumed_trial_did_anew_is_shown_with_its_newest_value(
+    story: Any, make_projector: Callable[..., Projector], seen: Seen
+) -> None:
+    story.open_sweep()
+    trial_id = story.open_trial()
+    story.start(trial_id)
+    for iteration, sharpe in enumerate([0.5, 0.6, 0.9], start=1):
+        story.iterate(trial_id, iteration, sharpe)
+    story.close_trial(trial_id, TrialStatus.INTERRUPTED)
+    story.start(trial_id, resumed_from=1)
+    story.iterate(trial_id, 2, 0.7)
+    story.iterate(trial_id, 3, 0.8)
+    make_projector().project()
+    [child] = seen.children()
+    by_step: dict[int, list[float]] = {}
+    for step, _, value in sorted(seen.history(child, "validation/sharpe"), key=lambda point: point[:2]):
+        by_step.setdefault(step, []).append(value)
+    assert by_step == {100: [0.5], 200: [0.6, 0.7], 300: [0.9, 0.8]}
+    assert child.data.metrics["validation/sharpe"] == 0.8
+
+
+def test_a_run_shows_the_end_of_its_trial_also_where_a_lost_attempt_had_come_further(
+    story: Any, make_projector: Callable[..., Projector], seen: Seen
+) -> None:
+    story.open_sweep()
+    trial_id = story.open_trial()
+    story.start(trial_id)
+    for iteration, sharpe in enumerate([0.5, 0.6, 0.9], start=1):
+        story.iterate(trial_id, iteration, sharpe)
+    story.close_trial(trial_id, TrialStatus.CRASHED, "worker process lost")
+    story.start(trial_id, resumed_from=1)
+    story.iterate(trial_id, 2, 0.7)
+    story.close_trial(trial_id, TrialStatus.PRUNED)
+    make_projector(acknowledge=lambda ids: None).project()
+    [child] = seen.children()
+    assert (child.info.status, child.data.metrics["validation/sharpe"]) == ("KILLED", 0.7)
+    assert "tradesweep.error" not in child.data.tags, "it belongs to the attempt that was lost"
+    before = snapshot(seen)
+    make_projector().project()
+    assert snapshot(seen) == before
+
+
 def test_what_mlflow_refuses_is_set_aside_and_holds_nothing_up(
     story: Any, make_projector: Callable[..., Projector], seen: Seen, store: Store
 ) -> None:

@@ -73,6 +73,31 @@ def test_an_unreachable_mlflow_loses_nothing(
     assert store.count_outbox() == 0
 
 
+def test_an_mlflow_that_never_answers_is_not_waited_for_at_the_end(
+    story: Any, make_thread: Callable[..., ProjectorThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, released = threading.Semaphore(0), threading.Event()
+    answers = iter([lambda: None])
+
+    def hang(_: Any) -> int:
+        asked.release()
+        next(answers, lambda: released.wait(60.0))()  # the first failure is quick, the next one takes its time
+        raise OSError("no answer")
+
+    monkeypatch.setattr("tradesweep.tracking.projection.Projector.project", hang)
+    monkeypatch.setattr("tradesweep.tracking.thread._LAST_CHANCE_S", 0.1)
+    story.tell_whole_sweep()
+    thread = make_thread()
+    assert asked.acquire(timeout=30.0)
+    assert asked.acquire(timeout=30.0)
+    assert not thread.stop(3600.0)
+    assert not thread.stop(3600.0), "asked again, it does not wait again"
+    assert thread.is_alive()
+    released.set()
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
 def test_a_failing_acknowledgement_is_tried_again_and_never_escapes(
     story: Any, writer: Writer, make_thread: Callable[..., ProjectorThread]
 ) -> None:

@@ -21,7 +21,9 @@ import ray
 from tradesweep.env import Tape, TradingVectorEnv, compile_env
 from tradesweep.names import Metric, TrialStatus
 from tradesweep.policy import PlainPolicy, evaluate, verify_manifest
+from tradesweep.store import verify
 from tradesweep.trial import TrialTrainable
+from tradesweep.trial.runners import RunnerPool
 from tradesweep.trial.session import TrialSession
 from tradesweep.trial.stopping import SCORE_FLOOR
 
@@ -122,6 +124,13 @@ class TestWholeTrial:
             f" JOIN steps s ON s.step_id >> 24 = v.episode_no WHERE v.trial_id = {assignment.trial_id} ORDER BY 1"
         )
         assert [row["weights_version"] for row in validation] == checkpoints
+
+    def test_every_iteration_says_how_the_recorder_does(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
+        assignment, _ = finished[algorithm]
+        rows = open_sweep(algorithm).store.list_iterations(assignment.trial_id)
+        metrics = [json.loads(row.metrics) for row in rows]
+        assert all(told[Metric.RECORDER_ROWS_PER_S] > 0.0 for told in metrics)
+        assert all(0.0 < told[Metric.RECORDER_LAG] < 60.0 for told in metrics)
 
     def test_metrics_are_finite_and_learning_is_measured(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
         assignment, _ = finished[algorithm]
@@ -294,14 +303,14 @@ def test_remote_runners_live_on_from_trial_to_trial(open_sweep: Open) -> None:
 
 
 @pytest.mark.fault
-def test_a_remote_runner_that_raises_fails_the_trial_and_one_that_is_lost_crashes_it(open_sweep: Open) -> None:
+def test_a_remote_runner_that_raises_fails_the_trial_and_serves_the_next(open_sweep: Open) -> None:
     sweep = open_sweep("ppo")
     first = sweep.open(seed=1)
     trainable = sweep.trainable(first, env_runners=1)
     assert trainable.step()["status"] == "RUNNING"
     pids = runner_pids(trainable)
 
-    ray.get(trainable._runners[0].apply.remote(break_env))
+    ray.get(trainable._runners.handles[0].apply.remote(break_env))
     failed = trainable.step()
     assert (failed["status"], failed["done"]) == ("FAILED", True)
     assert "the exchange is closed" in failed["error"]
@@ -311,16 +320,85 @@ def test_a_remote_runner_that_raises_fails_the_trial_and_one_that_is_lost_crashe
     assert trainable.step()["status"] == "RUNNING"
     assert runner_pids(trainable) == pids, "it lives, and nothing of the failure is left in it"
     assert sweep.scores_of(second) == sweep.scores_of(first)
+    trainable.cleanup()
 
-    os.kill(pids[0], signal.SIGKILL)
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_a_runner_that_is_lost_is_replaced_by_one_that_draws_anew(open_sweep: Open, algorithm: str) -> None:
+    sweep = open_sweep(algorithm)
+    assignment = sweep.open(seed=1)
+    trainable = sweep.trainable(assignment, env_runners=2)
+    trainable.step()
+    pids = runner_pids(trainable)
+    os.kill(pids[1], signal.SIGKILL)
+    assert trainable.step()["status"] == "RUNNING"
+    after = runner_pids(trainable)
+    assert (after[0], after[1] != pids[1]) == (pids[0], True), "the other one stays"
+    rows = sweep.read(
+        "SELECT p.worker, p.epoch, e.seed, e.lane FROM episodes e JOIN producers p USING (producer_no)"
+        f" WHERE e.trial_id = {assignment.trial_id} AND e.role = 'train' AND e.episode_no & 0xFFFFF < 2"
+    )
+    seeds = {(row["worker"], row["epoch"]): set() for row in rows}
+    for row in rows:
+        seeds[row["worker"], row["epoch"]].add(row["seed"])
+    assert set(seeds) == {(1, 1), (2, 1), (2, 2)}
+    assert not seeds[2, 1] & seeds[2, 2], "fresh episodes, not those of its predecessor again"
+    trainable.cleanup()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_runners_that_are_lost_again_and_again_crash_the_trial(
+    open_sweep: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = open_sweep("ppo")
+    trainable = sweep.trainable(sweep.open(seed=1), env_runners=1)
+    trainable.step()
+    replace_lost = RunnerPool.replace_lost
+
+    def replace_and_kill(pool: RunnerPool, *arguments: Any) -> list[int]:
+        lost = replace_lost(pool, *arguments)
+        os.kill(runner_pids(trainable)[0], signal.SIGKILL)
+        return lost
+
+    monkeypatch.setattr(RunnerPool, "replace_lost", replace_and_kill)
+    os.kill(runner_pids(trainable)[0], signal.SIGKILL)
     crashed = trainable.step()
     assert (crashed["status"], crashed["done"], crashed[SCORE]) == ("CRASHED", True, SCORE_FLOOR)
-    third = sweep.open(seed=1)
-    trainable.reset_config(third.to_config())
-    assert trainable.step()["status"] == "RUNNING"
-    assert runner_pids(trainable) != pids
-    assert sweep.scores_of(third) == sweep.scores_of(first)
     trainable.cleanup()
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_steps_that_died_with_their_runner_are_counted_as_dropped(
+    open_sweep: Open, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    sweep = open_sweep(algorithm)
+    assignment = sweep.open(seed=1)
+    trainable = sweep.trainable(assignment, env_runners=2)
+    trainable.step()
+    runner = trainable._runners.handles[1]
+    ray.get(runner.apply.remote(lose_what_is_sent))
+    before = trainable._session.algorithm.steps_handed_over(1, 2)
+    trainable._session.algorithm.train()
+    lost = trainable._session.algorithm.steps_handed_over(1, 2) - before
+    assert lost > 0, "training had them"
+    os.kill(runner_pids(trainable)[1], signal.SIGKILL)
+    assert run_all(trainable)[-1]["status"] == "FINISHED"
+    sweep.recorder.close_trial(assignment.trial_id, TrialStatus.FINISHED)
+    dropped = f"SELECT sum(steps_dropped) AS n FROM producers WHERE trial_id = {assignment.trial_id}"
+    assert sweep.read(dropped) == [{"n": lost}]
+    broken = [rule for rule in verify(sweep.store) if rule.rule == "steps_accounted_for" and not rule.passed]
+    assert not broken, broken
+    trainable.cleanup()
+
+
+def lose_what_is_sent(runner: Any) -> None:
+    """As if the process died with its last batches: training gets the steps, the recorder does not."""
+    runner.producer.send = lambda *_, **__: None
 
 
 @pytest.mark.fault
@@ -348,4 +426,4 @@ def break_env(runner: Any) -> None:
 
 
 def runner_pids(trainable: TrialTrainable) -> list[int]:
-    return ray.get([runner.apply.remote(lambda _: os.getpid()) for runner in trainable._runners])
+    return ray.get([runner.apply.remote(lambda _: os.getpid()) for runner in trainable._runners.handles])

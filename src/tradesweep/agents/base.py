@@ -11,6 +11,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from tradesweep.agents.runner import STEPS_HANDED_OVER, name_worker
+
 
 class QuietAlgorithm(Algorithm):
     """An Algorithm that writes nothing outside the folders it is given."""
@@ -24,11 +26,16 @@ class QuietAlgorithm(Algorithm):
         """Env steps of all runners since the trial began, those before its checkpoint included."""
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
+    def steps_handed_over(self, attempt: int, worker: int) -> int:
+        """Env steps of one runner, all its incarnations in this attempt together, that reached training."""
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, STEPS_HANDED_OVER, name_worker(attempt, worker)), default=0))
+
     def attach_runners(self, runners: list[ActorHandle[Any]]) -> None:
         """Sample with these remote runners from now on; on return they have the current weights and step count.
 
         RLlib's own way sends two requests that must not overlap, and drops the second where they do.
         """
+        self.detach_runners()  # else RLlib kills those that it has, among them some that are attached again
         self.env_runner_group.reset(runners)
         module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
         learner = self.learner_group.get_state(components=[module], inference_only=True)[COMPONENT_LEARNER]

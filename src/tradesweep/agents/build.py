@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,9 +145,10 @@ def start_runners(
     market: ray.ObjectRef[Market],
     *,
     num_cpus: float,
+    workers: Sequence[int] | None = None,
     bundle_offset: int = 1,
 ) -> list[ActorHandle[Any]]:
-    """Start the trial's remote runners, each in its own bundle of the trial's placement group.
+    """Start the trial's remote runners, or those `workers` of them, each in its bundle of the trial's placement group.
 
     `max_restarts=0`: a runner that Ray restarts would come back with the first trial's arguments.
     """
@@ -155,7 +156,7 @@ def start_runners(
     group = ray.util.get_current_placement_group()
     actor = ray.remote(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)(RemoteRunner)
     handles = []
-    for worker in range(1, agent.env_runners + 1):
+    for worker in range(1, agent.env_runners + 1) if workers is None else workers:
         options: dict[str, Any] = {}
         if group is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(

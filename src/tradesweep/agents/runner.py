@@ -45,6 +45,15 @@ STEP_RECORDS = (Record.STEPS, Record.FILLS)
 """What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
 
 
+STEPS_HANDED_OVER = "steps_handed_over"
+"""Metric of RLlib's results: env steps by runner, over its whole attempt."""
+
+
+def name_worker(attempt: int, worker: int) -> str:
+    """The name of a runner in `STEPS_HANDED_OVER`; earlier attempts keep theirs."""
+    return f"{attempt}.{worker}"
+
+
 class VectorEnvRunner(SingleAgentEnvRunner):
     """Samples a TradingVectorEnv in whole rows. Same constructor and state as RLlib's single-agent runner."""
 
@@ -102,7 +111,11 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             ProducerRole.RUNNER,
             self.worker_index or 0,
         )
-        self.producer = Producer(lambda: connect_recorder(recording.recorder), key, timeout_s=recording.timeout_s)
+        self.producer = Producer(
+            lambda: connect_recorder(recording.recorder, timeout_s=recording.timeout_s),
+            key,
+            timeout_s=recording.timeout_s,
+        )
         self._tape = Tape(next_episode_no=self.producer.next_episode_no)
 
     def _begin_lanes(self) -> None:
@@ -121,9 +134,14 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             self.producer.flush()
 
     def lane_positions(self) -> list[tuple[int, int]]:
-        """(episode number, steps done) of every lane; empty when nothing is recorded."""
-        if self.env is None or self.producer is None or self._needs_initial_reset:
+        """(episode number, steps done) of every lane; empty when nothing is recorded.
+
+        A runner that has not sampled yet begins its episodes now: a checkpoint must know where each lane stands.
+        """
+        if self.env is None or self.producer is None:
             return []
+        if self._needs_initial_reset:
+            self._reset_lanes()
         return self.env.positions_of_lanes()
 
     # --- sampling ------------------------------------------------------------------------------------------------
@@ -305,6 +323,13 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._record(fragment.weights_version)
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=fragment.steps)
         self._increase_sampled_metrics(fragment.steps, ended)
+        self._count_handed_over(fragment.steps)
+
+    def _count_handed_over(self, steps: int) -> None:
+        """Travels with the samples: what was lost with a runner is what training got and the recorder did not."""
+        if self.producer is not None:
+            key = (STEPS_HANDED_OVER, name_worker(self.producer.key.attempt, self.producer.key.worker))
+            self.metrics.log_value(key, steps, reduce="lifetime_sum")
 
     def _record(self, weights_version: int) -> None:
         """Hand the tape to the recorder; returns when the previous batch is committed."""

@@ -22,6 +22,7 @@ from tradesweep.tracking import (
     ModelVersion,
     RunBook,
     RunKey,
+    describe_failure,
     open_client,
     prepare_backend,
     shown_uri,
@@ -134,8 +135,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = str(error).splitlines()[0][:200]
-        raise TradesweepError(f"MLflow at {shown_uri(uri)} refused ({error.error_code}): {first}") from error
+        raise TradesweepError(describe_failure(error, uri)) from error
 
 
 def _get_run(best: BestCheckpoint, home: Home, uri: str) -> str:

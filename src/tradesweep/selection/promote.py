@@ -18,7 +18,7 @@ from tradesweep.policy import Evaluation, evaluate
 from tradesweep.selection.candidate import BestCheckpoint, get_best, mlflow_errors, register_best
 from tradesweep.selection.gate import Case, Check, GateRefused, run_gate
 from tradesweep.store import NewPromotion, NewTestReading, ReadingRow, Store, Writer, open_store
-from tradesweep.tracking import CHAMPION, ModelVersion, Projector, list_versions, open_client, prepare_backend
+from tradesweep.tracking import CHAMPION, ModelVersion, build_projector, list_versions, open_client, prepare_backend
 from tradesweep.tracking import set_champion as move_champion
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def promote(home: Home, name: str, *, force: Force | None = None) -> Promotion:
         case = Case(store, home, best)
         checks = run_gate(case)
         verdict = _judge(best, checks, force, writer)
-        registry = _Registry(store, writer, home)
+        registry = _Registry(store, writer, home, best.sweep.sweep_id)
         version, known = registry.register(best)
         reading = read_test(case, writer)
         previous = registry.crown(best, version, reading)
@@ -235,17 +235,16 @@ def _describe_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 class _Registry:
     """MLflow's model registry, after MLflow was told everything that the store knows."""
 
-    def __init__(self, store: Store, writer: Writer, home: Home) -> None:
+    def __init__(self, store: Store, writer: Writer, home: Home, sweep_id: str) -> None:
         self._home = home
         self._uri = prepare_backend(home.mlflow_database, home.artifacts)
         self._client: MlflowClient = open_client(self._uri)
-        self._projector = Projector(store, acknowledge=writer.mark_outbox, tracking_uri=self._uri, home=home)
+        self._projector = build_projector(store, writer, home, sweep_id, tracking_uri=self._uri)
 
     def deliver(self) -> None:
         """Tell MLflow what it does not know yet."""
         with mlflow_errors(self._uri):
-            while self._projector.project():
-                pass
+            self._projector.project_all()
 
     def register(self, best: BestCheckpoint) -> tuple[ModelVersion, bool]:
         """The checkpoint's version, and whether it was there before."""

@@ -190,6 +190,8 @@ class BudgetSpec(_Part):
     """Points to try; the grid searcher tries every combination instead."""
     env_steps_per_trial: Annotated[int, Field(ge=8)]
     wall_time_s: Annotated[Number, Field(gt=0)] | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 0
+    """How often a trial that crashed goes on from its last checkpoint; one that failed or diverged never does."""
 
 
 class SearcherSpec(_Part):

@@ -7,8 +7,8 @@ ends that trial only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ SCORE = Metric.VALIDATION_SCORE.value
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnfinishedTrial:
-    """A trial of an earlier run that goes on first."""
+    """A trial that goes on before new ones begin: of an earlier run, or one that crashed and may be tried again."""
 
     trial_id: int
     trial_no: int
@@ -38,6 +38,8 @@ class UnfinishedTrial:
     seed: int
     scores: tuple[float, ...]
     resume: ResumePoint | None
+    retries: int = 0
+    """How often it may still be tried again when it crashes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +48,7 @@ class RunningTrial:
 
     trial_id: int
     trial_no: int
+    retries: int
     pruned: bool = False
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -64,19 +67,40 @@ class Ledger:
         recorder: RecorderClient,
         unfinished: Sequence[UnfinishedTrial] = (),
         next_trial_no: int = 0,
+        max_retries: int = 0,
+        read_crashed: Callable[[int], UnfinishedTrial] | None = None,
     ) -> None:
         self._sweep_id, self._seed, self._fixed, self._budget = sweep_id, seed, fixed, budget
         self._search, self._recorder = search, recorder
         self._unfinished = list(unfinished)
         self._next_trial_no = next_trial_no
+        self._max_retries, self._read_crashed = max_retries, read_crashed
         self.running: dict[str, RunningTrial] = {}
         self.failed = 0
         self.interrupted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes what it is given into its folder, where no database connection belongs."""
+        return {}
 
     @property
     def left(self) -> int:
         """Trials still to be started."""
         return len(self._unfinished) + self._budget - self._next_trial_no
+
+    @property
+    def most_starts(self) -> int:
+        """How often a trial may be started from here on, retries included."""
+        return (
+            self.left
+            + self._max_retries * (self._budget - self._next_trial_no)
+            + sum(trial.retries for trial in self._unfinished)
+        )
+
+    @property
+    def may_retry(self) -> bool:
+        """There may be more to start, though nothing is left now: a trial that runs may crash and come back."""
+        return any(trial.retries for trial in self.running.values())
 
     def next_assignment(self, tune_id: str) -> Assignment | None:
         """The next trial to run: unfinished ones first, then new points; None when there are no more."""
@@ -92,12 +116,12 @@ class Ledger:
         seed = trial_seed(self._seed, trial_no)
         params = {**self._fixed, **point}
         trial_id = self._recorder.open_trial(self._sweep_id, trial_no, params, point, seed, point_hash(point))
-        self.running[tune_id] = RunningTrial(trial_id=trial_id, trial_no=trial_no)
+        self.running[tune_id] = RunningTrial(trial_id=trial_id, trial_no=trial_no, retries=self._max_retries)
         return Assignment(trial_id=trial_id, trial_no=trial_no, params=params, seed=seed)
 
     def _resume(self, tune_id: str, trial: UnfinishedTrial) -> Assignment:
         self._search.adopt(trial.trial_no, trial.point, trial.scores)
-        self.running[tune_id] = RunningTrial(trial_id=trial.trial_id, trial_no=trial.trial_no)
+        self.running[tune_id] = RunningTrial(trial_id=trial.trial_id, trial_no=trial.trial_no, retries=trial.retries)
         return Assignment(
             trial_id=trial.trial_id,
             trial_no=trial.trial_no,
@@ -125,6 +149,15 @@ class Ledger:
         status = self._status(trial, lost)
         self._recorder.close_trial(trial.trial_id, status, lost or trial.last.get("error"))
         self._tell(trial, status)
+        if status == TrialStatus.CRASHED and trial.retries > 0:
+            self._try_again(trial)
+
+    def _try_again(self, trial: RunningTrial) -> None:
+        """Put it in front of new points; the search has forgotten it and takes it in again when it starts."""
+        assert self._read_crashed is not None
+        again = replace(self._read_crashed(trial.trial_id), retries=trial.retries - 1)
+        logger.warning("trial %s crashed and goes on from %s", trial.trial_no, again.resume or "its beginning")
+        self._unfinished.append(again)
 
     def end_all(self) -> None:
         """Close what still runs as interrupted: the next run goes on with it."""
@@ -166,9 +199,11 @@ class SearcherBridge(Searcher):
         self._ledger = ledger
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, or FINISHED."""
+        """The next trial's config; None while there is nothing now and may be later; FINISHED when there is no more."""
         assignment = self._ledger.next_assignment(trial_id)
-        return Searcher.FINISHED if assignment is None else assignment.to_config()
+        if assignment is not None:
+            return assignment.to_config()
+        return None if self._ledger.may_retry else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback closes trials, since Tune says the same here for a finish and for a stop."""

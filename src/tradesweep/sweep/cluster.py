@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import ray
 
+from tradesweep.home import DB_URL
+
 NAMESPACE = "tradesweep"
 OBJECT_STORE_BYTES = 256 * 2**20
 """Weights, fragments and one market fit many times over; Ray's own default takes a third of the memory."""
@@ -40,7 +42,7 @@ FOLDER = "ts"
 REMOVAL_S = 3.0
 """How long the end of a sweep tries to remove it; the next sweep removes what is left."""
 
-SECRETS = ("TRADESWEEP_DB_URL",)
+SECRETS = (DB_URL,)
 """Leave the environment before Ray starts: workers inherit it, and runtime environments are written to a log."""
 
 

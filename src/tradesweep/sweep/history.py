@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from tradesweep.home import Home
 from tradesweep.names import BAD_ENDS, TRIAL_ENDS, TrialStatus
@@ -12,8 +13,8 @@ from tradesweep.sweep.search import PastTrial
 from tradesweep.trial import ResumePoint
 
 
-def read_past(store: Store, sweep_id: str) -> list[PastTrial]:
-    """Trials that have an end, in the order they were asked."""
+def read_past(store: Store, sweep_id: str, *, max_retries: int = 0) -> list[PastTrial]:
+    """Trials that have an end, in the order they were asked; not those that are tried again."""
     return [
         PastTrial(
             trial_no=trial.trial_no,
@@ -23,24 +24,43 @@ def read_past(store: Store, sweep_id: str) -> list[PastTrial]:
             failed=trial.status in BAD_ENDS,
         )
         for trial in store.list_trials(sweep_id)
-        if trial.status in TRIAL_ENDS
+        if not _goes_on(store, trial, max_retries)
     ]
 
 
-def read_unfinished(store: Store, home: Home, sweep_id: str) -> list[UnfinishedTrial]:
-    """Trials that were under way when the driver ended; each goes on from its last checkpoint."""
+def read_unfinished(store: Store, home: Home, sweep_id: str, *, max_retries: int = 0) -> list[UnfinishedTrial]:
+    """Trials that were under way when the driver ended, or crashed and may be tried again."""
     return [
-        UnfinishedTrial(
-            trial_id=trial.trial_id,
-            trial_no=trial.trial_no,
-            point=json.loads(trial.point_json),
-            seed=trial.seed,
-            scores=_scores(store, trial),
-            resume=_resume_point(store.find_last_checkpoint(trial.trial_id), home),
-        )
+        replace(read_trial(store, home, trial.trial_id), retries=max(max_retries - _count_crashes(store, trial), 0))
         for trial in store.list_trials(sweep_id)
-        if trial.status not in TRIAL_ENDS
+        if _goes_on(store, trial, max_retries)
     ]
+
+
+def read_trial(store: Store, home: Home, trial_id: int) -> UnfinishedTrial:
+    """A trial as it goes on from its last checkpoint."""
+    trial = store.get_trial(trial_id)
+    return UnfinishedTrial(
+        trial_id=trial.trial_id,
+        trial_no=trial.trial_no,
+        point=json.loads(trial.point_json),
+        seed=trial.seed,
+        scores=_scores(store, trial),
+        resume=_resume_point(store.find_last_checkpoint(trial.trial_id), home),
+    )
+
+
+def _goes_on(store: Store, trial: TrialRow, max_retries: int) -> bool:
+    """It has no end yet, or crashed no more often than it may."""
+    if trial.status == TrialStatus.CRASHED:
+        return _count_crashes(store, trial) <= max_retries
+    return trial.status not in TRIAL_ENDS
+
+
+def _count_crashes(store: Store, trial: TrialRow) -> int:
+    """By its attempts; a process that was lost before it began one counts as well."""
+    crashed = sum(attempt.status == TrialStatus.CRASHED for attempt in store.list_attempts(trial.trial_id))
+    return max(crashed, int(trial.status == TrialStatus.CRASHED))
 
 
 def _scores(store: Store, trial: TrialRow) -> tuple[float, ...]:

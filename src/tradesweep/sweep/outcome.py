@@ -20,6 +20,8 @@ class Outcome:
     """Trials that have an end."""
     failed: int
     """Failed, diverged or crashed."""
+    undelivered: int
+    """Rows of the database's outbox that MLflow does not have yet."""
     already_finished: bool
     exit_code: int
 
@@ -28,14 +30,15 @@ def count_outcome(
     plan: Plan, home: Home, status: SweepStatus, *, signal_code: int = 0, already_finished: bool = False
 ) -> Outcome:
     """Count trials by their ends in the store."""
-    trials = open_store(home.database).list_trials(plan.sweep_id)
-    ended = [trial for trial in trials if trial.status in TRIAL_ENDS]
+    store = open_store(home.database)
+    ended = [trial for trial in store.list_trials(plan.sweep_id) if trial.status in TRIAL_ENDS]
     failed = sum(trial.status not in GOOD_ENDS for trial in ended)
     return Outcome(
         sweep_id=plan.sweep_id,
         status=status,
         trials=len(ended),
         failed=failed,
+        undelivered=store.count_outbox(plan.sweep_id if store.database.many_writers else None),
         already_finished=already_finished,
         exit_code=signal_code or (0 if status == SweepStatus.FINISHED else 1),
     )

@@ -14,7 +14,7 @@ from tradesweep.sweep.machine import count_cpus
 from tradesweep.sweep.points import count_points
 from tradesweep.sweep.resources import Resources, resolve_resources
 
-BYTES_PER_STEP = 110
+BYTES_PER_STEP = 160
 """Measured on SQLite: a steps row with its share of fills, trades and episodes."""
 BYTES_PER_CHECKPOINT = 400_000
 """Measured: RLlib's state and the plain policy of a 64x64 network."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ import ray
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from tradesweep.errors import BadInput, TradesweepError
+from tradesweep.errors import BadInput, StoreError, TradesweepError
 from tradesweep.home import Home
 from tradesweep.names import GOOD_ENDS, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
 from tradesweep.selection import register_candidate
-from tradesweep.store import NewSweep, open_store
+from tradesweep.store import NewSweep, find_database, open_store
 from tradesweep.sweep.bridge import Ledger, PruningScheduler, SearcherBridge, TrialCloser
 from tradesweep.sweep.cluster import ray_session
-from tradesweep.sweep.history import read_past, read_unfinished
+from tradesweep.sweep.disk import check_room, watch_room
+from tradesweep.sweep.history import read_past, read_trial, read_unfinished
 from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
 from tradesweep.sweep.provenance import git_revision, library_versions
@@ -45,8 +47,13 @@ logger = logging.getLogger(__name__)
 def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str], None] | None = None) -> Outcome:
     """Run what is left of the sweep of `plan`. Blocks; SIGINT and SIGTERM drain.
 
-    Raises StoreLocked when another process runs a sweep on this database.
+    Raises StoreLocked when another process runs a sweep on this database, SpecError when that is larger than
+    `recording.max_gb` already, and StoreError when it cannot be written, or, after an orderly stop, when room ran out.
     """
+    database = find_database(home.database)
+    if database.exists():
+        database.check_writable()
+    check_room(database, plan.spec)
     prepare_folders(plan, home)
     interruption = Interruption()
     with ExitStack() as stack:
@@ -60,15 +67,19 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
         # Again: Ray puts a handler of its own in the place of ours when it starts, one that aborts on SIGTERM.
         stack.enter_context(catch_signals(interruption))
-        recorder = stack.enter_context(_recorder(home))
-        projector = stack.enter_context(_projector(home, recorder, tracking_uri.result()))
+        recorder = stack.enter_context(_recorder(plan, home))
+        mlflow = tracking_uri.result()
         open_sweep(plan, recorder, root)
+        projector = stack.enter_context(_projector(plan, home, recorder, mlflow))
         if on_started is not None:
             on_started(plan.sweep_id)
-        ledger = run_trials(plan, home, recorder, interruption)
+        with watch_room(database, plan.spec, interruption):
+            ledger = run_trials(plan, home, recorder, interruption)
         status = close_sweep(plan, home, recorder, ledger, interruption)
         if projector.stop(DRAIN_S):
             register_winner(plan, home)
+    if interruption.reason is not None and interruption.signal is None:
+        raise StoreError(interruption.reason)
     return count_outcome(plan, home, status, signal_code=interruption.exit_code)
 
 
@@ -98,17 +109,17 @@ def _driver_log(folder: Path) -> Iterator[None]:
         handler.close()
 
 
-def name_recorder(home: Home) -> str:
-    """One name a database: drivers that share a cluster and not a database must not reach each other's."""
-    return f"recorder-{hashlib.sha256(str(home.database).encode()).hexdigest()[:12]}"
+def name_recorder(home: Home, sweep_id: str) -> str:
+    """One name a database and sweep: drivers that share a cluster must not reach each other's recorders."""
+    return f"recorder-{sweep_id}-{hashlib.sha256(str(home.database).encode()).hexdigest()[:12]}"
 
 
 @contextmanager
-def _recorder(home: Home) -> Iterator[RecorderClient]:
+def _recorder(plan: Plan, home: Home) -> Iterator[RecorderClient]:
     """The one writer, created by the driver: a trial's placement group would capture it."""
-    name = name_recorder(home)
-    create_recorder(str(home.database), name=name)
-    client = connect_recorder(name)
+    name = name_recorder(home, plan.sweep_id)
+    create_recorder(home.database, name=name)
+    client = connect_recorder(name, timeout_s=plan.spec.recording.db_timeout_s)
     try:
         yield client
     finally:
@@ -116,14 +127,16 @@ def _recorder(home: Home) -> Iterator[RecorderClient]:
 
 
 @contextmanager
-def _projector(home: Home, recorder: RecorderClient, tracking_uri: str) -> Iterator[ProjectorThread]:
-    """The only writer of MLflow."""
+def _projector(plan: Plan, home: Home, recorder: RecorderClient, tracking_uri: str) -> Iterator[ProjectorThread]:
+    """The only writer of MLflow, or where sweeps share a database, the only one of this sweep's runs."""
+    store = open_store(home.database)
     thread = ProjectorThread(
-        open_store(home.database),
+        store,
         acknowledge=recorder.mark_outbox,
         tracking_uri=tracking_uri,
         home=home,
         note_run=recorder.note_mlflow_run,
+        sweep_id=plan.sweep_id if store.database.many_writers else None,
     )
     thread.start()
     try:
@@ -159,7 +172,7 @@ def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
 
 
 class InterruptStopper(Stopper):
-    """Stops all trials when a signal came."""
+    """Stops all trials when the sweep was asked to stop."""
 
     def __init__(self, interruption: Interruption) -> None:
         self._interruption = interruption
@@ -171,21 +184,23 @@ class InterruptStopper(Stopper):
 
     def stop_all(self) -> bool:
         """Asked once per event of Tune's loop."""
-        return self._interruption.signal is not None
+        return self._interruption.is_requested
 
 
 def run_trials(plan: Plan, home: Home, recorder: RecorderClient, interruption: Interruption) -> Ledger:
     """Hand the trials to Tune and come back when all have ended, or a signal came."""
-    store = open_store(home.database)
+    store, retries = open_store(home.database), plan.spec.budget.max_retries
     ledger = Ledger(
         sweep_id=plan.sweep_id,
         seed=plan.spec.seed,
         fixed=dict(plan.spec.fixed),
         budget=plan.trials,
-        search=PointSearch(plan.spec, read_past(store, plan.sweep_id)),
+        search=PointSearch(plan.spec, read_past(store, plan.sweep_id, max_retries=retries)),
         recorder=recorder,
-        unfinished=read_unfinished(store, home, plan.sweep_id),
+        unfinished=read_unfinished(store, home, plan.sweep_id, max_retries=retries),
         next_trial_no=len(store.list_trials(plan.sweep_id)),
+        max_retries=retries,
+        read_crashed=partial(read_trial, store, home),
     )
     if ledger.left > 0:
         closer = TrialCloser(ledger)
@@ -202,7 +217,7 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
         sweep_id=plan.sweep_id,
         spec_json=plan.spec.to_json(),
         home=home.path,
-        recorder=name_recorder(home),
+        recorder=name_recorder(home, plan.sweep_id),
         market=ray.put(plan.market),
         concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
         env_runners=plan.resources.env_runners,
@@ -219,7 +234,7 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
         tune_config=tune.TuneConfig(
             search_alg=SearcherBridge(ledger),
             scheduler=PruningScheduler(ledger),
-            num_samples=ledger.left,
+            num_samples=ledger.most_starts,
             max_concurrent_trials=context.concurrent_trials,
             time_budget_s=plan.spec.budget.wall_time_s,
             reuse_actors=True,
@@ -249,7 +264,7 @@ def close_sweep(
     """Say how it ended."""
     store = open_store(home.database)
     trials = store.list_trials(plan.sweep_id)
-    if interruption.signal is not None or ledger.left > 0:
+    if interruption.is_requested or ledger.left > 0:
         status = SweepStatus.INTERRUPTED
     elif any(trial.status in GOOD_ENDS and trial.last_score is not None for trial in trials):
         status = SweepStatus.FINISHED

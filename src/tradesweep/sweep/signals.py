@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first drains and saves, the second leaves at once."""
+"""Ctrl-C and SIGTERM: the first drains and saves, the second leaves at once. A sweep may ask itself for the first."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Interruption:
-    """Whether, and by which signal, the sweep was asked to stop."""
+    """Whether the sweep was asked to stop, by which signal or for what reason of its own."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.reason: str | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        """Shall the sweep drain."""
+        return self.signal is not None or self.reason is not None
 
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 0 when nobody asked."""
         return EXIT_CODES[self.signal] if self.signal is not None else 0
+
+    def stop(self, reason: str) -> None:
+        """The sweep cannot go on, and says why."""
+        self.reason = reason
 
     def request(self, number: int) -> None:
         """First call: remember. Second call: leave; the store stays consistent, its transactions are atomic."""

@@ -13,9 +13,10 @@ import psutil
 from tradesweep.errors import StoreLocked
 from tradesweep.home import Home
 from tradesweep.names import TRIAL_ENDS, SweepStatus
-from tradesweep.store import SweepRow, open_store
+from tradesweep.store import SweepRow, database_exists, open_store
 from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
+from tradesweep.tracking import deliver_outbox
 
 
 def start_sweep(
@@ -27,24 +28,27 @@ def start_sweep(
     database.
     """
     plan = choose_sweep(plan, home, fresh=fresh)
-    finished = find_finished(plan, home)
-    if finished is not None:
-        return finished
-    check_free(home)
+    if is_finished(plan, home):
+        deliver_outbox(home)
+        return count_outcome(plan, home, SweepStatus.FINISHED, already_finished=True)
+    check_free(plan.sweep_id, home)
     from tradesweep.sweep.run import run_sweep  # Ray takes seconds to import
 
     return run_sweep(plan, home=home, root=root, on_started=on_started)
 
 
-def check_free(home: Home) -> None:
-    """Raise StoreLocked at once when a living driver on this machine runs a sweep here, before Ray is started.
+def check_free(sweep_id: str, home: Home) -> None:
+    """Raise StoreLocked at once when a living driver on this machine is in the way, before Ray is started.
 
-    The recorder of a driver that was killed holds the lock for some seconds more; a new recorder waits for it.
+    Where a database has one writer that is every sweep, elsewhere only the same one. The recorder of a driver that was
+    killed holds the lock for some seconds more; a new recorder waits for it.
     """
-    if not home.database.exists():
+    if not database_exists(home.database):
         return
-    for sweep in open_store(home.database).list_sweeps():
-        if sweep.status == SweepStatus.RUNNING and is_driver_alive(sweep):
+    store = open_store(home.database)
+    for sweep in store.list_sweeps():
+        in_the_way = sweep.sweep_id == sweep_id or not store.database.many_writers
+        if in_the_way and sweep.status == SweepStatus.RUNNING and is_driver_alive(sweep):
             raise StoreLocked(
                 f"{home.database}: {sweep.sweep_id} is being run by process {sweep.driver_pid}; wait for it to end, or"
                 " stop it with Ctrl-C"
@@ -64,7 +68,7 @@ def is_driver_alive(sweep: SweepRow) -> bool:
 
 def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
     """The newest sweep of the plan's identity, or with `fresh` a new one beside those that exist."""
-    if not home.database.exists():
+    if not database_exists(home.database):
         return plan
     known = [sweep for sweep in open_store(home.database).list_sweeps() if sweep.identity == plan.identity]
     if fresh and known:
@@ -73,14 +77,12 @@ def choose_sweep(plan: Plan, home: Home, *, fresh: bool) -> Plan:
     return plan if newest is None else replace(plan, sweep_id=newest.sweep_id)
 
 
-def find_finished(plan: Plan, home: Home) -> Outcome | None:
-    """The outcome of a sweep that has all its trials already; None when there is something to do."""
-    if not home.database.exists():
-        return None
+def is_finished(plan: Plan, home: Home) -> bool:
+    """True when the sweep has all its trials already."""
+    if not database_exists(home.database):
+        return False
     store = open_store(home.database)
     sweep = store.find_sweep(plan.sweep_id)
     if sweep is None or sweep.status != SweepStatus.FINISHED:
-        return None
-    if sum(trial.status in TRIAL_ENDS for trial in store.list_trials(plan.sweep_id)) < plan.trials:
-        return None
-    return count_outcome(plan, home, SweepStatus.FINISHED, already_finished=True)
+        return False
+    return sum(trial.status in TRIAL_ENDS for trial in store.list_trials(plan.sweep_id)) >= plan.trials

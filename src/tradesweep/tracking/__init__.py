@@ -1,12 +1,14 @@
 """MLflow: a projection of the store, and the model registry. Importing this does not import mlflow."""
 
 from tradesweep.tracking.backend import (
+    describe_failure,
     ensure_experiment,
     find_tracking_uri,
     open_client,
     prepare_backend,
     shown_uri,
 )
+from tradesweep.tracking.delivery import build_projector, deliver_outbox
 from tradesweep.tracking.projection import BEST_CHECKPOINT, Projector
 from tradesweep.tracking.registry import (
     CANDIDATE,
@@ -32,6 +34,9 @@ __all__ = [
     "ProjectorThread",
     "RunBook",
     "RunKey",
+    "build_projector",
+    "deliver_outbox",
+    "describe_failure",
     "ensure_experiment",
     "find_alias",
     "find_tracking_uri",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -105,6 +106,16 @@ def hide_secrets(text: str, uri: str) -> str:
         if secret:
             text = text.replace(secret, "***")
     return text
+
+
+def describe_failure(error: Exception, uri: str) -> str:
+    """What MLflow refused, or why nobody answered: one line without secrets."""
+    first = hide_secrets(str(error).splitlines()[0], uri)
+    if "failed with exception" not in first:
+        return f"MLflow at {shown_uri(uri)} refused ({getattr(error, 'error_code', 'ERROR')}): {first[:200]}"
+    innermost = re.search(r"[^(:'\"]+(?=[\"')]*$)", first)
+    reason = innermost.group().strip() if innermost else first[:200]
+    return f"MLflow at {shown_uri(uri)} cannot be reached ({reason}); start it and run the same command again"
 
 
 def _scheme(uri: str) -> str:

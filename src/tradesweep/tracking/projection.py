@@ -77,7 +77,7 @@ logger = logging.getLogger(__name__)
 
 
 class Projector:
-    """Writes the outbox of a store to MLflow, in order.
+    """Writes the outbox of a store to MLflow, in order; of one sweep where others are written by other processes.
 
     `acknowledge` gets the ids of the rows that MLflow has, `note_run` the sweep, the trial (or None) and the id of
     each run; both run in the thread that calls `project`.
@@ -91,8 +91,9 @@ class Projector:
         tracking_uri: str,
         home: Home,
         note_run: NoteRun = note_nothing,
+        sweep_id: str | None = None,
     ) -> None:
-        self._store, self._acknowledge, self._home = store, acknowledge, home
+        self._store, self._acknowledge, self._home, self._sweep_id = store, acknowledge, home, sweep_id
         self._runs = RunBook(tracking_uri, artifacts=home.artifacts, note_run=note_run)
         self._cursor = 0
         self.set_aside: set[int] = set()
@@ -106,7 +107,7 @@ class Projector:
         delivered: list[int] = []
         cursor, dealt_with = self._cursor, 0
         try:
-            for row in self._store.outbox_after(cursor, limit):
+            for row in self._store.outbox_after(cursor, limit, sweep_id=self._sweep_id):
                 if self._project_or_set_aside(row):
                     delivered.append(row.id)
                 cursor, dealt_with = row.id, dealt_with + 1
@@ -115,6 +116,11 @@ class Projector:
                 self._acknowledge(delivered)
             self._cursor = cursor  # only now: rows whose acknowledgement failed are projected again
         return dealt_with
+
+    def project_all(self) -> None:
+        """Project everything that is not delivered; stops at the first error, which it raises."""
+        while self.project():
+            pass
 
     def _project_or_set_aside(self, row: OutboxRow) -> bool:
         from mlflow.exceptions import MlflowException
@@ -161,9 +167,12 @@ class Projector:
 
     def _trial_closed(self, payload: Payload, at_us: int) -> None:
         run = self._trial_run(payload, at_us)
+        self._log_last_metrics(run, payload, at_us)
         self._log_best_checkpoint(run, payload)
         if payload["error"]:
             self._runs.log_text(run, payload["error"], "error.txt")
+        else:
+            self._runs.drop_tag(run, TAG_ERROR)  # of an earlier attempt
         self._runs.log_tags(run, {TAG_STATUS: payload["status"], TAG_ERROR: payload["error"]})
         self._runs.set_ended(run, RUN_STATUS[payload["status"]], at_us=at_us)
 
@@ -177,6 +186,17 @@ class Projector:
 
     def _nothing(self, payload: Payload, at_us: int) -> None:
         """Checkpoints reach MLflow when their trial closes, promotions through the registry itself."""
+
+    def _log_last_metrics(self, run: str, payload: Payload, at_us: int) -> None:
+        """Where an earlier attempt had come further, say the last metrics again at the step it had reached.
+
+        MLflow shows the value of the highest step as a run's metric and takes no value back; of two values at one
+        step it shows the later.
+        """
+        iterations = self._store.list_iterations(payload["trial_id"], superseded=True)
+        reached = max((row.env_steps for row in iterations if row.at <= at_us), default=0)
+        if reached > payload["env_steps"]:
+            self._runs.log_metrics(run, payload["metrics"], at_us=at_us, step=reached)
 
     def _log_best_checkpoint(self, run: str, payload: Payload) -> None:
         best = payload["best"]

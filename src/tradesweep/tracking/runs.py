@@ -117,6 +117,11 @@ class RunBook:
         for portion in _portions(given):
             self.client.log_batch(run_id, tags=portion)
 
+    def drop_tag(self, run_id: str, tag: str) -> None:
+        """Remove a tag where there is one."""
+        if tag in self.client.get_run(run_id).data.tags:
+            self.client.delete_tag(run_id, tag)
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, Any], *, at_us: int, step: int) -> None:
         """Log finite numbers at the time and step of their event.
 

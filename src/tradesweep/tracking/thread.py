@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
+_LAST_CHANCE_S = 5.0
+"""How long the end of a sweep waits for an MLflow that failed when it was last asked."""
 
 
 class ProjectorThread(threading.Thread):
@@ -36,13 +38,19 @@ class ProjectorThread(threading.Thread):
         tracking_uri: str,
         home: Home,
         note_run: NoteRun = note_nothing,
+        sweep_id: str | None = None,
         poll_s: float = 1.0,
     ) -> None:
         super().__init__(name="mlflow-projector", daemon=True)
         self._projector = Projector(
-            store, acknowledge=acknowledge, tracking_uri=tracking_uri, home=home, note_run=note_run
+            store,
+            acknowledge=acknowledge,
+            tracking_uri=tracking_uri,
+            home=home,
+            note_run=note_run,
+            sweep_id=sweep_id,
         )
-        self._store, self._uri, self._poll_s = store, tracking_uri, poll_s
+        self._store, self._sweep_id, self._uri, self._poll_s = store, sweep_id, tracking_uri, poll_s
         self._stop_asked = threading.Event()
         self._deadline = float("inf")
         self.last_error: str | None = None
@@ -51,7 +59,7 @@ class ProjectorThread(threading.Thread):
     @property
     def pending(self) -> int:
         """Rows that MLflow does not have yet."""
-        return self._store.count_outbox()
+        return self._store.count_outbox(self._sweep_id)
 
     def run(self) -> None:
         """Pass after pass; the last one begins after `stop` was called."""
@@ -67,10 +75,16 @@ class ProjectorThread(threading.Thread):
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if self.last_error else self._poll_s
 
     def stop(self, deadline_s: float) -> bool:
-        """Project what is left, for up to `deadline_s`, and end; whether everything was projected."""
-        self._deadline = time.monotonic() + deadline_s
-        self._stop_asked.set()
-        self.join(deadline_s)
+        """Project what is left, for up to `deadline_s`, and end; whether everything was projected.
+
+        An MLflow that failed when it was last asked is asked once more and not waited for. A second call does not
+        wait longer than the first.
+        """
+        if not self._stop_asked.is_set():
+            patience_s = deadline_s if self.last_error is None else min(deadline_s, _LAST_CHANCE_S)
+            self._deadline = time.monotonic() + patience_s
+            self._stop_asked.set()
+        self.join(max(self._deadline - time.monotonic(), 0.0))
         if self.is_alive() or self.last_error is not None:
             logger.warning("MLflow at %s did not get everything; the next command goes on", shown_uri(self._uri))
             return False

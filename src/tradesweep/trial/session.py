@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 import torch
-from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from tradesweep import __version__
@@ -35,10 +36,18 @@ from tradesweep.trial.assignment import Assignment, SweepContext
 from tradesweep.trial.checkpoints import TrialState, publish, restore, retain
 from tradesweep.trial.metrics import learner_metrics, rollout_metrics, validation_metrics
 from tradesweep.trial.records import IterationFacts, checkpoint_row, curve_row, evaluation_row, iteration_row
+from tradesweep.trial.runners import RunnerPool
 from tradesweep.trial.stopping import ScoreHistory
+
+Found = TypeVar("Found")
 
 IDLE_STEPS = 2
 """Training steps without a new env step before a trial is declared stuck."""
+
+LOSSES_FORGIVEN = 3
+"""How often runners may be lost within one iteration; what kills them more often is the trial's own doing."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +78,7 @@ class TrialSession:
         self.context, self.assignment, self.market = context, assignment, market
         self.spec = SweepSpec.from_json(context.spec_json)
         self.env_config = compile_env(self.spec, market)
-        self._recorder = connect_recorder(context.recorder)
+        self._recorder = self._connect()
         self.attempt = self._recorder.start_attempt(
             assignment.trial_id, os.getpid(), assignment.resume.iteration if assignment.resume else None
         )
@@ -81,12 +90,16 @@ class TrialSession:
         self._updates_before = count_updates(self.algorithm)
         self._steps_before, self._made_before = self.state.env_steps, self.state.updates
         self._history = self._score_history()
+        self._runners: RunnerPool | None = None
+        self._losses = self._losses_mended = self._losses_before = 0
+        self._replaced: set[int] = set()
+        self._dropped: dict[int, int] = {}
         self._clock = time.monotonic() - self.state.elapsed_s
 
     # --- building ------------------------------------------------------------------------------------------------
 
     def _connect(self) -> RecorderClient:
-        return connect_recorder(self.context.recorder)
+        return connect_recorder(self.context.recorder, timeout_s=self.spec.recording.db_timeout_s)
 
     def _key(self) -> ProducerKey:
         return ProducerKey(self.context.sweep_id, self.assignment.trial_id, self.attempt, ProducerRole.TRIAL, 0)
@@ -102,11 +115,11 @@ class TrialSession:
         )
 
     def _seed(self) -> int:
-        """A resumed attempt draws anew: with the trial's own seed it would repeat the first episodes and noise."""
+        """A resumed attempt draws anew."""
         resume = self.assignment.resume
         if resume is None:
             return self.assignment.seed
-        return int(np.random.SeedSequence([self.assignment.seed, resume.iteration]).generate_state(1)[0]) >> 1
+        return _draw_seed(self.assignment.seed, resume.iteration)
 
     def runner_context(self) -> RunnerContext:
         """What this attempt tells its runners."""
@@ -138,9 +151,57 @@ class TrialSession:
         assert resume is not None
         return restore(Path(resume.path), manifest_sha256=resume.manifest_sha256, algorithm=self.algorithm)
 
-    def attach_runners(self, runners: list[ActorHandle[Any]]) -> None:
+    # --- remote runners ------------------------------------------------------------------------------------------
+
+    def attach_runners(self, runners: RunnerPool) -> None:
         """Sample with these remote runners from now on."""
-        self.algorithm.attach_runners(runners)
+        runners.begin(self.agent, self.runner_context())
+        self._runners = runners
+        self._survive_losses(lambda: self.algorithm.attach_runners(runners.handles))
+
+    def _survive_losses(self, work: Callable[[], Found]) -> Found:
+        """Do work that asks the runners; when one of them is lost, replace it and do the work again.
+
+        What a runner itself raises is no loss: it ends the trial.
+        """
+        while True:
+            try:
+                if self._losses > self._losses_mended:
+                    self._replace_lost()
+                return work()
+            except RayActorError as error:
+                self._note_loss(error)
+
+    def _note_loss(self, error: RayActorError) -> None:
+        """Raises the error again when the trial should not go on: a runner that cannot be built will never be."""
+        forgiven = self._losses - self._losses_before < LOSSES_FORGIVEN
+        if self._runners is None or error.actor_init_failed or not forgiven:
+            raise error
+        self._losses += 1
+        logger.warning("trial %s lost a runner: %s", self.assignment.trial_no, error)
+
+    def _replace_lost(self) -> None:
+        """New processes in the place of those that are gone; all of them get the weights and the step count."""
+        assert self._runners is not None
+        agent = replace(self.agent, seed=_draw_seed(self.agent.seed, self._losses))
+        self._replaced.update(self._runners.replace_lost(agent, self.runner_context()))
+        self.algorithm.attach_runners(self._runners.handles)
+        self._count_dropped()
+        self._losses_mended = self._losses
+
+    def _count_dropped(self) -> None:
+        """Report the steps that training got from a lost runner and that died with it before their commit.
+
+        The recorder has fenced it by now, so that what it recorded is final.
+        """
+        assert self._runners is not None
+        for worker in self._replaced:
+            handed_over = self.algorithm.steps_handed_over(self.attempt, worker)
+            dropped = handed_over - self._runners.recorded_before(worker) - self._dropped.get(worker, 0)
+            if dropped > 0:
+                self._dropped[worker] = self._dropped.get(worker, 0) + dropped
+                self.producer.send({}, dropped=dropped)
+        self._replaced.clear()
 
     # --- one iteration -------------------------------------------------------------------------------------------
 
@@ -150,6 +211,7 @@ class TrialSession:
         Raises TrialDiverged for non-finite losses, weights or observations, TradesweepError when no env step was
         made, and whatever the environment or RLlib raised.
         """
+        self._losses_before = self._losses
         trained = self._train()
         self.state.iteration += 1
         self.state.elapsed_s = time.monotonic() - self._clock
@@ -193,7 +255,7 @@ class TrialSession:
     def _train_once(self) -> Mapping[str, Any]:
         """One training step of RLlib. Raises TrialDiverged where it broke on weights that are not finite."""
         try:
-            results: Mapping[str, Any] = self.algorithm.train()
+            results: Mapping[str, Any] = self._survive_losses(self.algorithm.train)
         except Exception as error:
             module = self.algorithm.learner_group._learner.module[DEFAULT_MODULE_ID]
             if all(torch.isfinite(weight).all() for weight in module.parameters()):
@@ -241,6 +303,7 @@ class TrialSession:
     ) -> None:
         """Runners first, then the checkpoint, then the rows that name it: a row never points at nothing."""
         lanes = self._flush_runners()
+        metrics.update(self._recorder_metrics())
         eligible = evaluation.is_eligible(self.spec.evaluation.min_trades)
         if self.state.is_better(evaluation.sharpe, eligible=eligible):
             self.state.best_iteration, self.state.best_sharpe = self.state.iteration, evaluation.sharpe
@@ -293,9 +356,11 @@ class TrialSession:
     def _flush_runners(self) -> list[tuple[int, int]]:
         """Wait for every runner's rows; return (episode, t) of every lane."""
         group = self.algorithm.env_runner_group
-        positions = group.foreach_env_runner(
-            lambda runner: (runner.flush(), runner.lane_positions())[1],
-            local_env_runner=group.num_remote_workers() == 0,
+        positions = self._survive_losses(
+            lambda: group.foreach_env_runner(
+                lambda runner: (runner.flush(), runner.lane_positions())[1],
+                local_env_runner=group.num_remote_workers() == 0,
+            )
         )
         return [lane for lanes in positions for lane in lanes]
 
@@ -326,7 +391,17 @@ class TrialSession:
             Metric.TIME_EVALUATION: evaluation_s,
         }
 
+    def _recorder_metrics(self) -> dict[Metric, float | None]:
+        """How the recorder of all trials is doing: over its last seconds, not those of this trial alone."""
+        stats = self._recorder.stats()
+        return {Metric.RECORDER_ROWS_PER_S: stats.rows_per_s, Metric.RECORDER_LAG: stats.lag_s}
+
     def close(self) -> None:
         """Let go of the learner and the lanes; remote runners live on. What is open in the store is closed there."""
         self.algorithm.detach_runners()
         self.algorithm.cleanup()
+
+
+def _draw_seed(seed: int, number: int) -> int:
+    """Another seed below 2**31, for what begins anew within a trial: with the old one it would repeat itself."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1

@@ -15,15 +15,14 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from tradesweep.agents import restart_runners, start_runners
 from tradesweep.errors import RecordingError, TrialDiverged
 from tradesweep.names import Metric, TrialStatus
 from tradesweep.recording import connect_recorder
 from tradesweep.trial.assignment import Assignment, SweepContext
 from tradesweep.trial.logs import TrialLog
+from tradesweep.trial.runners import RunnerPool
 from tradesweep.trial.session import IterationResult, TrialSession
 from tradesweep.trial.stopping import SCORE_FLOOR
 
@@ -42,7 +41,7 @@ class TrialTrainable(tune.Trainable):
         torch.set_num_threads(1)
         self.context = context
         self.market = ray.get(context.market)
-        self._runners: list[ActorHandle[Any]] = []
+        self._runners = RunnerPool(context.market, num_cpus=context.cpus_per_bundle)
         self._session: TrialSession | None = None
         self._broken: BaseException | None = None
         self._log = TrialLog()
@@ -74,35 +73,11 @@ class TrialTrainable(tune.Trainable):
         self._broken = None
         try:
             self._session = TrialSession(self.context, self._assignment, market=self.market)
-            self._session_runners()
+            if self.context.env_runners:
+                self._session.attach_runners(self._runners)
         except Exception as error:
             logger.exception("trial %s could not be built", self._assignment.trial_no)
             self._broken = error
-
-    def _session_runners(self) -> None:
-        """Give the session its remote runners: living ones begin anew, dead ones are replaced."""
-        session = self._session
-        assert session is not None
-        if not self.context.env_runners:
-            return
-        if self._runners:
-            try:
-                restart_runners(self._runners, session.agent, session.runner_context())
-            except RayError:
-                self._discard_runners()
-        if not self._runners:
-            self._runners = start_runners(
-                session.agent,
-                session.runner_context(),
-                self.context.market,
-                num_cpus=self.context.cpus_per_bundle,
-            )
-        session.attach_runners(self._runners)
-
-    def _discard_runners(self) -> None:
-        for runner in self._runners:
-            ray.kill(runner, no_restart=True)
-        self._runners = []
 
     def step(self) -> dict[str, Any]:
         """One evaluation interval."""
@@ -130,7 +105,7 @@ class TrialTrainable(tune.Trainable):
         """End the trial as failed. Living runners serve the next trial, which begins them anew."""
         logger.error("trial %s %s", self._assignment.trial_no, status, exc_info=error)
         if status == TrialStatus.CRASHED:
-            self._discard_runners()
+            self._runners.discard()
         last = self._last
         return {
             Metric.VALIDATION_SCORE.value: SCORE_FLOOR,
@@ -150,7 +125,7 @@ class TrialTrainable(tune.Trainable):
             session.close()
         except Exception:
             logger.exception("trial %s could not be closed cleanly", self._assignment.trial_no)
-            self._discard_runners()
+            self._runners.discard()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Checkpoints are published by the session; Tune is never asked to keep one."""
@@ -163,7 +138,7 @@ class TrialTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Called when Tune lets the process go."""
         self._end_session()
-        self._discard_runners()
+        self._runners.discard()
         self._log.end()
 
 
