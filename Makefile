@@ -4,6 +4,7 @@
 #   EXP      an experiment of experiments.yaml
 #   SET      settings to override: SET="budget.trials=4 seed=1"
 #   TRIAL    a trial number, for `make logs`
+#   DIR      a folder, for `make export`
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,10 +19,10 @@ READY := $(VENV)/.installed
 TRADESWEEP := $(BIN)/tradesweep
 
 # Recipes read these as shell variables, never as text pasted into a command: no value can become code.
-export EXP SET TRIAL
+export EXP SET TRIAL DIR
 
-.PHONY: help setup experiments plan sweep status logs promote verify ui smoke db-reset \
-	test test-slow test-all check format clean need-exp
+.PHONY: help setup experiments plan sweep status logs promote verify export ui smoke db-backup db-reset \
+	test test-slow test-all bench check format clean need-exp
 
 ##@ Setting up
 
@@ -65,11 +66,18 @@ promote: need-exp $(READY)  ## EXP=x | read the test split once and make the bes
 verify: $(READY)  ## [EXP=x] | check every rule of the database
 	@$(TRADESWEEP) verify $${EXP:+"$$EXP"}
 
+export: need-exp $(READY)  ## EXP=x DIR=folder | a sweep's tables as Parquet files
+	@test -n "$$DIR" || { echo 'DIR is missing: make export EXP=dqn_lr DIR=out' >&2; exit 2; }
+	@$(TRADESWEEP) export "$$EXP" --parquet "$$DIR"
+
 ui: $(READY)  ## | MLflow on http://127.0.0.1:5000
 	@$(TRADESWEEP) ui
 
 smoke: $(READY)  ## | a tiny DQN sweep, a tiny PPO sweep and verify, in a folder that goes away
 	@MLFLOW_TRACKING_URI= $(TRADESWEEP) smoke
+
+db-backup: $(READY)  ## | a copy of the database in runs/backups, also while a sweep runs
+	@$(TRADESWEEP) db backup
 
 db-reset: $(READY)  ## | delete all results, after asking
 	@$(TRADESWEEP) db reset
@@ -84,6 +92,9 @@ test-slow: $(READY)  ## | the slow tests alone
 
 test-all: $(READY)  ## | all tests
 	@$(BIN)/python -m pytest -m ''
+
+bench: $(READY)  ## | the benchmarks, an hour on two cores; tables here and in benchmarks/results/
+	@$(BIN)/python -m benchmarks
 
 check: $(READY)  ## | format, lint, types, and the floors between the packages
 	@echo "check: ruff format"; $(BIN)/ruff format --quiet --check .

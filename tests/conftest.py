@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,11 +85,11 @@ class Workplace:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "tradesweep", *arguments]
 
-    def run(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments),
             cwd=self.root,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -116,3 +118,38 @@ def swept(make_workplace: Callable[[], Workplace]) -> Workplace:
         done = workplace.run("sweep", experiment)
         assert done.returncode == 0, done.stdout + done.stderr
     return workplace
+
+
+def _load_postgres() -> Any:
+    """Test folders are no packages; what they share is loaded by its path."""
+    if "tests_postgres" not in sys.modules:
+        found = importlib.util.spec_from_file_location("tests_postgres", Path(__file__).with_name("postgres.py"))
+        assert found is not None
+        assert found.loader is not None
+        sys.modules["tests_postgres"] = module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    return sys.modules["tests_postgres"]
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs; a continuous integration that has none is misconfigured."""
+    programs = _load_postgres().find_programs()
+    if programs is None:
+        assert "CI" not in os.environ, "neither PostgreSQL nor the package pgserver is installed"
+        pytest.skip("neither PostgreSQL nor the package pgserver is installed")
+    return Path(programs)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[Any]:
+    """One private server for all tests; each takes a database of its own from it (`new_database`)."""
+    with _load_postgres().PostgresServer(postgres_programs) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(postgres_programs: Path) -> Iterator[Any]:
+    """A private server that one test may stop."""
+    with _load_postgres().PostgresServer(postgres_programs) as server:
+        yield server

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from tradesweep.names import SweepStatus, TrialStatus
+from tradesweep.cli.ui import server_environment
+from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, SweepStatus, TrialStatus
+from tradesweep.store import DecodedBatch, Writer
 
 THREE_NUMBERS = re.compile(r"validation Sharpe -?[\d.]+ \| luck hurdle [\d.]+ \| deflated -?[\d.]+")
 
 
 def break_a_rule(world: Any) -> None:
-    with sqlite3.connect(world.home.database) as db:
+    with sqlite3.connect(str(world.home.database)) as db:
         db.execute("UPDATE episodes SET pnl = pnl + 1 WHERE role = 'train'")
 
 
@@ -96,6 +98,40 @@ def test_a_sweep_whose_process_lives_is_running(command: Any, world: Any) -> Non
     with world.writer() as writer:
         world.open_sweep(writer, driver_host=socket.gethostname(), driver_pid=os.getpid())
     assert command("status", "--json").json["sweeps"][0]["status"] == "RUNNING"
+
+
+def run_a_trial(world: Any, *, silent_s: float, **metrics: float) -> None:
+    """A running sweep whose one trial has one result, and whose last commit was so long ago."""
+    now = time.time_ns() // 1000
+    with Writer(world.home.database, clock_us=lambda: now - int(silent_s * 1e6)) as writer:
+        world.open_sweep(writer, driver_host=socket.gethostname(), driver_pid=os.getpid())
+        trial_id = world.open_trial(writer, 0)
+        key = ProducerKey(world.sweep_id, trial_id, writer.start_attempt(trial_id, 1), ProducerRole.TRIAL, 0)
+        grant = writer.hello(key, pid=1, host="here")
+        rows = {Record.ITERATIONS: [(1, now, 100, 10, 1, 2.0, json.dumps(metrics))]}
+        writer.apply(DecodedBatch(producer=key, epoch=grant.epoch, seq=1, rows=rows))
+
+
+def test_status_of_a_running_sweep_says_how_fast_it_records(command: Any, world: Any) -> None:
+    run_a_trial(world, silent_s=0, **{Metric.RECORDER_ROWS_PER_S: 12_345.6, Metric.RECORDER_LAG: 0.021})
+    said = command("status", "small").out
+    assert re.search(r"^recorder: 12,346 rows/s, slowest batch 0\.02 s, last commit \d+ s ago$", said, re.MULTILINE)
+    told = command("status", "small", "--json").json["recorder"]
+    assert (told["rows_per_s"], told["lag_s"]) == (12_345.6, 0.021)
+    assert told["free_bytes"] > 0
+
+
+def test_status_says_when_the_database_has_been_silent_for_long(command: Any, world: Any) -> None:
+    run_a_trial(world, silent_s=135)
+    said = command("status", "small").out
+    silence = r"^nothing committed for 1[3-9]\d s: the database waits \(free disk: [\d,]+ MB\)$"
+    assert re.search(silence, said, re.MULTILINE)
+    assert "recorder:" not in said
+
+
+def test_status_of_a_sweep_that_ended_says_nothing_of_the_recorder(command: Any, swept: Any) -> None:
+    assert "last commit" not in command("status", "small").out
+    assert command("status", "small", "--json").json["recorder"] is None
 
 
 def test_watch_shows_it_again_until_ctrl_c(command: Any, swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,60 +250,23 @@ def test_promote_before_the_first_sweep_is_bad_input(command: Any, home: Any) ->
     assert not home.path.exists()
 
 
-def test_another_database_is_refused_instead_of_ignored(
-    command: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+def test_the_variable_names_another_database_than_the_file_of_the_home(
+    command: Any, swept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRADESWEEP_DB_URL", "postgresql://somebody:secret@there/db")
+    assert command("status").code == 0
+    monkeypatch.setenv("TRADESWEEP_DB_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    assert "small" not in command("status").out
+    monkeypatch.setenv("TRADESWEEP_DB_URL", "postgresql://somebody:secret@127.0.0.1:1/db")
     said = command("status")
-    assert said.code == 2
-    assert "TRADESWEEP_DB_URL must be unset" in said.err
-    assert "secret" not in said.err
-
-
-# --- db -------------------------------------------------------------------------------------------------------
-
-
-def test_reset_asks_where_somebody_can_answer_and_refuses_elsewhere(
-    command: Any, swept: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert command("db", "reset").code == 2
-    monkeypatch.setattr("tradesweep.cli.db.is_interactive", lambda: True)
-    assert command("db", "reset", answer="n\n").code == 130
-    assert swept.home.database.exists()
-    assert command("db", "reset", answer="y\n").code == 0
-    assert not swept.home.database.exists()
-
-
-def test_reset_deletes_results_and_nothing_else(command: Any, swept: Any) -> None:
-    (swept.home.path / "mine.txt").write_text("keep me")
-    told = command("db", "reset", "--yes", "--json").json
-    assert {"tradesweep.db", "mlflow.db", "sweeps"} <= set(told["deleted"])
-    assert [path.name for path in swept.home.path.iterdir()] == ["mine.txt"]
-    assert command("db", "reset", "--yes").code == 0
-
-
-def test_reset_waits_for_nobody(command: Any, swept: Any) -> None:
-    with swept.writer():
-        said = command("db", "reset", "--yes")
     assert said.code == 1
-    assert "in use by process" in said.err
-    assert swept.home.database.exists()
+    assert "postgresql://127.0.0.1:1/db: no server answers there; start it" in said.err
+    assert "secret" not in said.out + said.err
 
 
-def test_a_foreign_database_is_left_alone(command: Any, home: Any) -> None:
-    home.path.mkdir()
-    with sqlite3.connect(home.database) as db:
-        db.execute("CREATE TABLE mine (x)")
-    for words in (("reset", "--yes"), ("upgrade",)):
-        said = command("db", *words)
-        assert said.code == 1
-        assert "was not made by tradesweep" in said.err
-    assert home.database.exists()
-
-
-def test_a_database_of_this_version_is_up_to_date(command: Any, swept: Any) -> None:
-    assert command("db", "upgrade").out.endswith("up to date\n")
-    assert command("db", "upgrade", "--json").json["upgraded_from"] is None
+def test_mlflow_is_not_told_where_the_database_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADESWEEP_DB_URL", "postgresql://somebody:secret@there/db")
+    assert "secret" not in str(server_environment())
+    assert server_environment()["PATH"] == os.environ["PATH"]
 
 
 # --- ui -------------------------------------------------------------------------------------------------------

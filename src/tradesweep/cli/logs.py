@@ -35,10 +35,10 @@ def logs(
 
 def find_log(name: str, trial: int | None, root: Path) -> Path:
     """The file. Raises NotFound, naming the logs there are."""
-    from tradesweep.store import open_store
+    from tradesweep.store import database_exists, open_store
 
     home = find_home(root)
-    if not home.database.exists():
+    if not database_exists(home.database):
         raise NotFound(f"there is no sweep or experiment {name!r}; there is no sweep yet in {home.path}")
     folder = home.logs(open_store(home.database).get_sweep(name).sweep_id)
     path = folder / ("driver.log" if trial is None else f"trial-{trial:04d}.log")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from tradesweep.cli import db, experiments, logs, plan, promote, smoke, status, sweep, ui, verify, version
+from tradesweep.cli import db, experiments, export, logs, plan, promote, smoke, status, sweep, ui, verify, version
 from tradesweep.cli.crash import write_crash
 from tradesweep.errors import TradesweepError
 
@@ -76,6 +76,7 @@ app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("promote")(promote.promote)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
 app.command("ui")(ui.ui)
 app.command("smoke")(smoke.smoke)
 app.command("version")(version.version)

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import typer
@@ -23,6 +22,7 @@ from tradesweep.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from tradesweep.home import DatabaseAddress
     from tradesweep.names import TrialStatus
     from tradesweep.store import Store, TrialRow
 
@@ -209,7 +209,7 @@ def choose_view(*, quiet: bool) -> View:
 class Progress:
     """Shows a sweep until the block ends. Whatever goes wrong in showing never disturbs the sweep."""
 
-    def __init__(self, database: Path, view: View, *, trials: int, env_steps_per_trial: int) -> None:
+    def __init__(self, database: DatabaseAddress, view: View, *, trials: int, env_steps_per_trial: int) -> None:
         self._database, self._view = database, view
         self._trials, self._env_steps = trials, env_steps_per_trial
         self._ended = threading.Event()

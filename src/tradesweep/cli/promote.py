@@ -73,8 +73,9 @@ def run(home: Home, name: str, reason: str | None, *, dry_run: bool) -> Promotio
     """Rehearse or promote."""
     from tradesweep.selection import Force, rehearse_promotion
     from tradesweep.selection import promote as promote_best
+    from tradesweep.store import database_exists
 
-    if not home.database.exists():
+    if not database_exists(home.database):
         raise NotFound(f"there is no sweep yet in {home.path}; run `tradesweep sweep {name}`")
     if dry_run:
         return rehearse_promotion(home, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tradesweep.store import Store, SweepRow, TrialRow
 
 PERIOD_S = 2.0
+SILENCE_S = 15.0
+"""Longer without a commit than training and evaluating take."""
 CLEAR = "\033[2J\033[H"
 """Clears a terminal."""
 HEADERS = ("sweep", "state", "trials", "failed", "Sharpe", "hurdle", "deflated", "started")
@@ -70,9 +74,9 @@ def show_again(look: Callable[[], dict[str, Any] | list[str]]) -> None:
 
 def describe_all(home: Home, *, as_json: bool) -> dict[str, Any] | list[str]:
     """Every sweep, newest first; before the first one there is no database, which is no error here."""
-    from tradesweep.store import open_store
+    from tradesweep.store import database_exists, open_store
 
-    if not home.database.exists():
+    if not database_exists(home.database):
         return {"sweeps": []} if as_json else [f"no sweep yet in {home.path}; run `tradesweep sweep EXPERIMENT`"]
     store = open_store(home.database)
     sweeps = [summarise(store, sweep) for sweep in store.list_sweeps()]
@@ -143,28 +147,63 @@ def _is_alive(pid: int) -> bool:
 def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | list[str]:
     """A sweep's leaderboard, with what went wrong. Raises NotFound."""
     from tradesweep.selection import build_leaderboard
-    from tradesweep.store import open_store
+    from tradesweep.store import database_exists, open_store
 
-    if not home.database.exists():
+    if not database_exists(home.database):
         raise NotFound(f"there is no sweep or experiment {name!r}; there is no sweep yet in {home.path}")
     store = open_store(home.database)
     sweep = store.get_sweep(name)
     board, counts = build_leaderboard(store, sweep.sweep_id), store.counts(sweep.sweep_id)
     failed = [trial for trial in store.list_trials(sweep.sweep_id) if trial.error]
+    recorder = find_recorder(store, home, sweep)
     if as_json:
         errors = {str(trial.trial_no): trial.error for trial in failed}
         return {
             "sweep": summarise(store, sweep),
             "leaderboard": board.to_dict(),
             "counts": asdict(counts),
+            "recorder": recorder,
             "errors": errors,
         }
     rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades"
     times = f"{format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"
     lines = [*board_lines(board), "", rows, times]
+    if recorder is not None:
+        lines.append(describe_recorder(recorder))
     if describe_state(sweep) == "LOST":
         lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
     return [*lines, *(describe_error(trial) for trial in failed)]
+
+
+def find_recorder(store: Store, home: Home, sweep: SweepRow) -> dict[str, Any] | None:
+    """How recording goes, as far as the database knows; None unless the sweep runs and something was committed."""
+    from tradesweep.names import Metric, TrialStatus
+
+    last_commit_at = store.find_last_commit(sweep.sweep_id)
+    if describe_state(sweep) != "RUNNING" or last_commit_at is None:
+        return None
+    running = [trial for trial in store.list_trials(sweep.sweep_id) if trial.status == TrialStatus.RUNNING]
+    iterations = [row for trial in running for row in store.list_iterations(trial.trial_id)]
+    newest = max(iterations, key=lambda row: row.at, default=None)
+    metrics = {} if newest is None else json.loads(newest.metrics)
+    return {
+        "rows_per_s": metrics.get(Metric.RECORDER_ROWS_PER_S),
+        "lag_s": metrics.get(Metric.RECORDER_LAG),
+        "last_commit_at": last_commit_at,
+        "silent_s": max(time.time() - last_commit_at / 1e6, 0.0),
+        "free_bytes": shutil.disk_usage(home.path).free,
+    }
+
+
+def describe_recorder(recorder: dict[str, Any]) -> str:
+    """Rows a second while it records; how long it has been silent when it does not."""
+    if recorder["silent_s"] > SILENCE_S:
+        free = f"free disk: {recorder['free_bytes'] / 1e6:,.0f} MB"
+        return f"nothing committed for {recorder['silent_s']:.0f} s: the database waits ({free})"
+    last = f"last commit {recorder['silent_s']:.0f} s ago"
+    if recorder["rows_per_s"] is None:
+        return f"recorder: {last}"
+    return f"recorder: {recorder['rows_per_s']:,.0f} rows/s, slowest batch {recorder['lag_s']:.2f} s, {last}"
 
 
 def describe_error(trial: TrialRow) -> str:

@@ -70,6 +70,9 @@ def outcome_lines(outcome: Outcome) -> list[str]:
         lines += ["this sweep has finished already", "more budget.trials go on with it, --fresh begins another"]
     if outcome.failed:
         lines.append(f"warning: {outcome.failed} of {outcome.trials} trials failed; `tradesweep status` says why")
+    if outcome.undelivered:
+        rows = f"{outcome.undelivered:,} rows"
+        lines.append(f"warning: MLflow did not take {rows}; the next `sweep` or `promote` delivers them")
     if outcome.exit_code in (130, 143):
         lines.append("interrupted; the same command goes on")
     return lines

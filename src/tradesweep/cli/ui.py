@@ -13,6 +13,7 @@ import typer
 from tradesweep.cli.options import JsonOption, RootOption, find_home
 from tradesweep.cli.output import print_json
 from tradesweep.errors import BadInput, NotFound
+from tradesweep.home import DB_URL
 
 if TYPE_CHECKING:
     from tradesweep.home import Home
@@ -38,7 +39,7 @@ def ui(port: PortOption = 5000, root: RootOption = Path(), json_: JsonOption = F
         check_port(port)
     tell(uri if served else f"http://{HOST}:{port}{PAGE}", as_json=json_)
     if not served:
-        os.execve(sys.executable, server_command(uri, home, port), {**os.environ, **ENVIRONMENT})
+        os.execve(sys.executable, server_command(uri, home, port), server_environment())
 
 
 def tell(url: str, *, as_json: bool) -> None:
@@ -68,6 +69,11 @@ def check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise BadInput(f"--port must be free, {port} is not ({error.strerror}); give another one") from error
+
+
+def server_environment() -> dict[str, str]:
+    """Ours, with MLflow's settings, and without the URL of a database that is none of its business."""
+    return {name: value for name, value in os.environ.items() if name != DB_URL} | ENVIRONMENT
 
 
 def server_command(uri: str, home: Home, port: int) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +28,8 @@ def verify(name: OptionalSweepArgument = None, root: RootOption = Path(), json_:
     """
     if name is not None:
         check_sweep_name(name)
-    results = check_rules(find_home(root), name)
+    with show_progress() as tell:
+        results = check_rules(find_home(root), name, tell)
     passed = all(result.passed for result in results)
     if json_:
         print_json({"passed": passed, "rules": [asdict(result) for result in results]})
@@ -34,7 +38,19 @@ def verify(name: OptionalSweepArgument = None, root: RootOption = Path(), json_:
     raise typer.Exit(0 if passed else BROKEN)
 
 
-def check_rules(home: Home, name: str | None) -> list[RuleResult]:
+@contextmanager
+def show_progress() -> Iterator[Callable[[str], None]]:
+    """On a terminal, what is being checked, as long as it lasts; a large database takes half a minute."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("opening the database") as status:
+        yield status.update
+
+
+def check_rules(home: Home, name: str | None, tell: Callable[[str], None] = lambda _: None) -> list[RuleResult]:
     """All rules, for a sweep or for all of them, the hashes of checkpoint files included."""
     from tradesweep.policy import verify_manifest
     from tradesweep.store import open_store
@@ -44,6 +60,7 @@ def check_rules(home: Home, name: str | None) -> list[RuleResult]:
         open_store(home.database),
         name,
         check_checkpoint=lambda path, sha256: verify_manifest(home.path / path, sha256),
+        tell=tell,
     )
 
 
