@@ -107,16 +107,16 @@ class ScriptedReply:
 
 
 class ScriptedRecorder(RecorderClient):
-    """Keeps every batch it is given and answers as told; when the script is over it answers OK."""
+    """Keeps every batch it is given and answers as told; when the script is over it answers `then`."""
 
-    def __init__(self, *script: Answer | Exception) -> None:
-        self.script = list(script)
+    def __init__(self, *script: Answer | Exception, then: Answer | Exception = Answer.OK) -> None:
+        self.script, self.then = list(script), then
         self.batches: list[Batch] = []
         self.unanswered = 0
 
     def write(self, batch: Batch) -> ScriptedReply:
         self.batches.append(batch)
-        return ScriptedReply(self.script.pop(0) if self.script else Answer.OK)
+        return ScriptedReply(self.script.pop(0) if self.script else self.then)
 
     def control(self, method: str, *args: Any, **kwargs: Any) -> Any:
         assert method == "hello"

@@ -113,7 +113,7 @@ def test_a_database_that_stays_away_fails_with_its_own_words(
 def test_what_the_database_said_outlives_the_silence_after_it(
     scripted: Scripted, key: ProducerKey, episode: Callable[..., Any], lost: RecorderUnavailable
 ) -> None:
-    recorder = scripted(StoreUnavailable("disk is full"), *[lost] * 10_000)
+    recorder = scripted(StoreUnavailable("disk is full"), then=lost)
     producer = producer_of(recorder, key, timeout_s=0.05)
     producer.send(episode(1, 5))
     with pytest.raises(RecorderUnavailable, match="disk is full"):
