@@ -332,7 +332,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             self.metrics.log_value(key, steps, reduce="lifetime_sum")
 
     def _record(self, weights_version: int) -> None:
-        """Hand the tape to the recorder; returns when the previous batch is committed."""
+        """Hand the tape to the producer; when that sends, it returns when the previous batch is committed."""
         if self._tape is None or self.producer is None:
             return
         records = self._tape.drain(weights_version=weights_version)
@@ -342,7 +342,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         if recording is not None and not recording.steps:
             dropped = len(records[Record.STEPS]["step_id"])
             records = {kind: rows for kind, rows in records.items() if kind not in STEP_RECORDS}
-        self.producer.send(records, dropped=dropped)
+        self.producer.gather(records, dropped=dropped)
 
     def _name_opened(self, opened: dict[str, Any]) -> None:
         """Say which RLlib episode each recorded one is: a lane opens its episodes in the order of their numbers."""

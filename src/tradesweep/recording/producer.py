@@ -3,7 +3,8 @@
 A producer is one role of one attempt of one trial. `send` first awaits the answer to the batch before, so the
 recorder can never be more than one batch behind any producer: a slow database slows the sampling, and nothing
 buffers without bound. A batch is encoded once; whatever happens to the recorder, the same bytes go out again
-until they are acknowledged, and the sequence number makes the second time harmless.
+until they are acknowledged, and the sequence number makes the second time harmless. `gather` puts small
+fragments together first, since a commit costs the same for few rows as for many.
 
 Only what may pass is waited for: a recorder that is gone, a database that is locked, full or away. What the
 database refuses for good is an error at once. A producer that lost rows sends no others, since an episode
@@ -32,6 +33,7 @@ from tradesweep.errors import (
 )
 from tradesweep.names import PRODUCER_EPISODE_BITS, Answer, Batch, Frame, Grant, ProducerKey, Record
 from tradesweep.recording.client import PendingReply, RecorderClient
+from tradesweep.recording.gathering import Gathered, count_rows
 from tradesweep.recording.wire import Columns, build_batch, cut_into_batches
 
 Answered = TypeVar("Answered")
@@ -131,6 +133,7 @@ class Producer:
         self._client: RecorderClient | None = None
         self._timeout_s = timeout_s
         self._in_flight: _InFlight | None = None
+        self._gathered = Gathered()
         self._seq = 0
         self._episodes = 0
         self._rows_sent = self._rows_acknowledged = self._resends = 0
@@ -146,7 +149,9 @@ class Producer:
             rows_sent=self._rows_sent,
             rows_acknowledged=self._rows_acknowledged,
             steps_dropped=self._steps_dropped,
-            steps_unsent=self._steps_lost + (self._in_flight.steps if self._in_flight is not None else 0),
+            steps_unsent=self._steps_lost
+            + self._gathered.steps
+            + (self._in_flight.steps if self._in_flight is not None else 0),
             resends=self._resends,
         )
 
@@ -169,6 +174,16 @@ class Producer:
         `timeout_s`, StoreError when the database refuses the rows for good, RecordingError when the records are
         not what the tables hold. What could not be handed over then is lost, and so is what comes after it.
         """
+        self._gathered.add(records, dropped)
+        self._send(*self._gathered.take())
+
+    def gather(self, records: Mapping[Record, Columns], *, dropped: int = 0) -> None:
+        """Keep the records until they are worth a batch, or half a second old, then do as `send` does."""
+        self._gathered.add(records, dropped)
+        if self._gathered.is_due:
+            self._send(*self._gathered.take())
+
+    def _send(self, records: Mapping[Record, Columns], dropped: int) -> None:
         parts = list(cut_into_batches(records)) or ([()] if dropped else [])
         self._steps_lost += sum(map(_count_steps, parts)) + dropped
         if self._lost_rows:
@@ -181,7 +196,12 @@ class Producer:
         self._lost_rows = False
 
     def flush(self) -> None:
-        """Return when everything sent is committed, and what was lost is counted as dropped. Raises as `send`."""
+        """Return when all is committed, and what was lost is counted as dropped. Raises as `send`."""
+        records, dropped = self._gathered.take()
+        if self._lost_rows:
+            self._steps_lost += count_rows(records, Record.STEPS) + dropped
+        elif records or dropped:
+            self._send(records, dropped)
         self._await_answer()
         if self._steps_lost:
             self._hand_over((), self._steps_lost)
