@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,23 @@ class TestWholeTrial:
         trainable.step()
         assert sweep.scores_of(again) == sweep.scores_of(fresh)[:1]
         trainable.cleanup()
+
+
+def test_the_steps_that_led_to_an_error_are_recorded(open_sweep: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = open_sweep("dqn")
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    first = trainable.step()
+    step, calls = TradingVectorEnv.step, count()
+
+    def fail_later(self: Any, actions: Any, **rest: Any) -> Any:
+        return failing_step(self, actions) if next(calls) == 25 else step(self, actions, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TradingVectorEnv, "step", fail_later)
+        assert trainable.step()["status"] == "FAILED"
+    assert len(sweep.steps_of(assignment)) > first[Metric.TRAIN_ENV_STEPS.value]
+    trainable.cleanup()
 
 
 def test_a_checkpoint_that_was_touched_fails_the_trial_and_unpickles_nothing(open_sweep: Open, tmp_path: Path) -> None:

@@ -364,6 +364,13 @@ class TrialSession:
         )
         return [lane for lanes in positions for lane in lanes]
 
+    def flush_what_is_left(self) -> None:
+        """After an error: the steps that led to it are recorded as far as that goes, and the error stays the news."""
+        try:
+            self._flush_runners()
+        except Exception:
+            logger.exception("trial %s: the last steps before its error are not recorded", self.assignment.trial_no)
+
     def _facts(self, sharpe: float | None) -> dict[str, Any]:
         return {
             "sweep_id": self.context.sweep_id,

@@ -106,6 +106,8 @@ class TrialTrainable(tune.Trainable):
         logger.error("trial %s %s", self._assignment.trial_no, status, exc_info=error)
         if status == TrialStatus.CRASHED:
             self._runners.discard()
+        elif self._session is not None:
+            self._session.flush_what_is_left()
         last = self._last
         return {
             Metric.VALIDATION_SCORE.value: SCORE_FLOOR,
