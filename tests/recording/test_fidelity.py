@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from tradesweep.errors import RecordingError
 from tradesweep.names import RECORD_COLUMNS, ProducerKey, ProducerRole, Record
 from tradesweep.recording import LocalRecorder, Producer
-from tradesweep.store import NewSweep, Writer
+from tradesweep.store import NewSweep, Store, Writer, open_store
 
 VALUES: dict[str, Any] = {
     "zero": 0,
@@ -63,7 +61,11 @@ VALUES: dict[str, Any] = {
     "nested list": [1, 2],
     "integer beyond float64": 2**53 + 1,
 }
-TYPES = {"int": ("integer", "null"), "float": ("real", "null"), "text": ("text", "null")}
+TYPES = {
+    "int": ("integer", "null", "bigint"),
+    "float": ("real", "null", "double precision"),
+    "text": ("text", "null"),
+}
 TARGETS = {
     "int": (Record.STEPS, "bar"),
     "int?": (Record.EPISODES_OPENED, "seed"),
@@ -76,29 +78,37 @@ TABLES = {Record.EPISODES_OPENED: "episodes"}
 
 @dataclass(frozen=True)
 class Line:
-    """From a producer through encoding and a real Writer into a file."""
+    """From a producer through encoding and a real Writer into a database."""
 
     producer: Producer
-    database: Path
+    store: Store
+    type_of: str
 
     def send(self, records: Any) -> None:
         self.producer.send(records)
         self.producer.flush()
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.database)) as connection:
-            return connection.execute(sql).fetchall()
+    def read(self, table: str, column: str, where: str) -> list[tuple[Any, ...]]:
+        """The values of a column and the database's word for their types."""
+        sql = f"SELECT DISTINCT {column}, {self.type_of.format(column)} FROM {table} WHERE {where}"
+        with self.store.connect() as db:
+            return [tuple(row) for row in db.execute(text(sql))]
 
 
-@pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory, new_sweep: NewSweep) -> Iterator[Line]:
-    database = tmp_path_factory.mktemp("fidelity") / "tradesweep.db"
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def line(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_sweep: NewSweep
+) -> Iterator[Line]:
+    if request.param == "sqlite":
+        database, type_of = str(tmp_path_factory.mktemp("fidelity") / "tradesweep.db"), "typeof({})"
+    else:
+        database, type_of = request.getfixturevalue("postgres").new_database(), "CAST(pg_typeof({}) AS text)"
     recorder = LocalRecorder(Writer(database))
     recorder.open_sweep(new_sweep)
     trial_id = recorder.open_trial(new_sweep.sweep_id, 0, {}, {}, 7, "hash")
     attempt = recorder.start_attempt(trial_id, 1)
     key = ProducerKey(new_sweep.sweep_id, trial_id, attempt, ProducerRole.RUNNER, 0)
-    yield Line(Producer(lambda: recorder, key, timeout_s=5.0), database)
+    yield Line(Producer(lambda: recorder, key, timeout_s=5.0), open_store(database), type_of)
     recorder.close()
 
 
@@ -121,7 +131,7 @@ def test_a_value_comes_back_equal_or_is_refused_by_the_name_of_its_column(
     else:
         line.send(records)
     where = f"episode_no = {number}" if kind == Record.EPISODES_OPENED else f"step_id >> 24 = {number}"
-    found = line.rows(f"SELECT DISTINCT {column}, typeof({column}) FROM {TABLES.get(kind, kind)} WHERE {where}")
+    found = line.read(TABLES.get(kind, kind), column, where)
     assert len(found) == 1
     kind_of_column = next(each.kind for each in RECORD_COLUMNS[kind] if each.name == column)
     assert found[0][1] in TYPES[kind_of_column]

@@ -17,7 +17,7 @@ from tradesweep.recording import build_batch, cut_into_batches, decode_batch, de
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(-(2**63), 2**63 - 1),
     "float": st.floats(allow_nan=False),
-    "text": st.text(st.characters(exclude_categories=["Cs"])),
+    "text": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
     "blob": st.binary(max_size=64),
 }
 

@@ -245,8 +245,8 @@ def _build_objects(kind: Record, column: Column, values: Any) -> pa.Array:
 
 
 def _build_list(kind: Record, column: Column, values: list[Any]) -> pa.Array:
-    if column.kind == "text" and any(isinstance(value, bytes) for value in values):
-        raise _wrong(kind, column, "be text, was bytes; decode them")  # Arrow takes bytes for text
+    if column.kind == "text":
+        _check_texts(kind, column, values)
     try:
         array = pa.array(values, type=_ARROW_TYPES[column.kind])
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -254,6 +254,13 @@ def _build_list(kind: Record, column: Column, values: list[Any]) -> pa.Array:
     if array.null_count and not column.nullable:
         raise _wrong(kind, column, f"not be NULL, was in row {values.index(None)} of {len(values)}")
     return array
+
+
+def _check_texts(kind: Record, column: Column, values: list[Any]) -> None:
+    """Arrow takes bytes for text, and PostgreSQL has no NUL."""
+    for value in values:
+        if isinstance(value, bytes) or (isinstance(value, str) and "\0" in value):
+            raise _wrong(kind, column, f"be text without NUL, was {value!r}")
 
 
 def _wrong(kind: Record, column: Column, rule: str) -> RecordingError:
