@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ class Disk:
 
     def fill(self, *, leave: int) -> None:
         """Take what is free, but for so many bytes."""
-        free = shutil.disk_usage(self.folder).free
-        with self.ballast.open("ab") as file:
-            os.posix_fallocate(file.fileno(), file.tell(), max(free - leave, 1))
+        while (free := shutil.disk_usage(self.folder).free) > leave:
+            # A sweep that writes meanwhile takes of the same room: what was free is then no longer there.
+            with suppress(OSError), self.ballast.open("ab") as file:
+                os.posix_fallocate(file.fileno(), file.tell(), free - leave)
 
     def empty(self) -> None:
         self.ballast.unlink()
@@ -83,13 +85,24 @@ def counted(database: Path) -> int:
         return int(db.execute("SELECT coalesce(sum(steps_recorded), 0) FROM producers").fetchone()[0])
 
 
+def fatten(database: Path, size: int) -> None:
+    """Let the rows of earlier sweeps fill the database up to so many bytes."""
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute(
+            "UPDATE trials SET notes = hex(zeroblob(?)) WHERE trial_no = 0", ((size - database.stat().st_size) // 2,)
+        )
+
+
 # --- a sweep --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.ray
 def test_a_sweep_that_outgrows_its_limit_stops_in_order_and_goes_on_with_a_higher_one(kept: Any) -> None:
     words = ("sweep", "tiny_dqn", *LONGER, "--set", "budget.trials=1")
-    with running(kept, *words, "--set", "recording.max_gb=0.0033") as process:
+    planned = kept.run("plan", *words[1:], "--json")
+    limit = json.loads(planned.stdout)["disk_bytes"] + 1_000_000
+    fatten(kept.database, limit - 500_000)
+    with running(kept, *words, "--set", f"recording.max_gb={limit / 1e9}") as process:
         said = finish(process)
     assert process.returncode == 1, said
     check_one_line(said, "the database has grown to", "recording.max_gb", "tradesweep db prune", "goes on")
@@ -100,7 +113,7 @@ def test_a_sweep_that_outgrows_its_limit_stops_in_order_and_goes_on_with_a_highe
     assert done.returncode == 0, done.stdout + done.stderr
     assert query(kept.database, newest) == [("FINISHED",)]
     check_invariants(kept.database)
-    refused = kept.run(*words, "--set", "recording.max_gb=0.0033 budget.trials=2 recording.steps=evaluation")
+    refused = kept.run(*words, "--set", f"recording.max_gb={limit / 1e9} budget.trials=2 recording.steps=evaluation")
     assert refused.returncode == 2
     check_one_line(refused.stderr, "recording.max_gb must be more than", "--set recording.max_gb=")
 
