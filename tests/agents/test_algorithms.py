@@ -15,7 +15,7 @@ import pytest
 import ray
 import torch
 from ray.exceptions import RayActorError
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from tradesweep.agents import build_algorithm, build_config, install_market, restart_runners, start_runners
 from tradesweep.agents.runner import VectorEnvRunner
@@ -27,19 +27,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.mark.parametrize("minibatch_size", [32, 50, None])
-def test_updates_made_are_the_optimizers_steps(
-    make_setting: Make, monkeypatch: pytest.MonkeyPatch, minibatch_size: int | None
-) -> None:
+def test_updates_made_are_the_optimizers_steps(make_setting: Make, minibatch_size: int | None) -> None:
     steps = Counter[str]()
-    apply = PPOTorchLearner.apply_gradients
-
-    def count(self: Any, gradients: Any) -> None:
-        steps["made"] += 1
-        apply(self, gradients)
-
-    monkeypatch.setattr(PPOTorchLearner, "apply_gradients", count)
     setting = make_setting("ppo", **{**SMALL, "minibatch_size": minibatch_size})
     algorithm = setting.config().build_algo()
+    optimizer = algorithm.learner_group._learner.get_optimizer(DEFAULT_MODULE_ID)
+    optimizer.register_step_post_hook(lambda *_: steps.update(["made"]))
     algorithm.train()
     algorithm.train()
     assert algorithm.updates_made == steps["made"] > 0
@@ -142,7 +135,7 @@ def test_exploration_and_weights_go_on_after_a_checkpoint(make_setting: Make, tm
     second.restore_from_path(tmp_path / "rllib")
     assert second.env_steps_sampled == first.env_steps_sampled >= 300
     runner = second.env_runner
-    fragment = second._sample(second.env_steps_sampled)[0]
+    fragment = second.sample_fragments(env_steps=64)[0]
     obs = torch.from_numpy(fragment.obs[:-1].reshape(-1, fragment.obs.shape[-1]))
     with torch.no_grad():
         best = runner.module.forward_inference({"obs": obs})["actions"].numpy()

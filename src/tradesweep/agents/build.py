@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tradesweep.agents.dqn import ColumnarDQNConfig
 from tradesweep.agents.envs import ENV_NAME, RunnerContext, register
 from tradesweep.agents.feed import install_market
-from tradesweep.agents.ppo import VectorPPOConfig
+from tradesweep.agents.ppo import ColumnarPPOConfig
 from tradesweep.agents.replay import ReplayConfig
 from tradesweep.agents.runner import VectorEnvRunner
 from tradesweep.market import Market
@@ -90,7 +90,7 @@ def _dqn_config(params: Mapping[str, Any]) -> AlgorithmConfig:
 
 
 def _ppo_config(params: Mapping[str, Any]) -> AlgorithmConfig:
-    return VectorPPOConfig().training(**_training_keys(params))
+    return ColumnarPPOConfig().training(**_training_keys(params))
 
 
 CONFIGS: dict[str, Callable[[Mapping[str, Any]], AlgorithmConfig]] = {"dqn": _dqn_config, "ppo": _ppo_config}

@@ -18,29 +18,25 @@ from ray.rllib.algorithms.dqn.dqn_learner import (
     QF_TARGET_NEXT_PREDS,
 )
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.policy.sample_batch import SampleBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
-    ENV_RUNNER_RESULTS,
-    ENV_RUNNER_SAMPLING_TIMER,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
 
 from tradesweep.agents.base import QuietAlgorithm
 from tradesweep.agents.fragment import Fragment
+from tradesweep.agents.learner import DirectLearner
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
 
-ROWS_PER_TRAINING_STEP = 64
-"""Env steps of one `training_step`, through all lanes: enough to spread the cost of a weight push, few enough that
-the acting weights are never older than that."""
+STEPS_PER_TRAINING_STEP = 64
+"""Env steps of one `training_step` at least, through all lanes: enough to spread the cost of a weight push, few
+enough that the acting weights are hardly older than that."""
 
 
 class ColumnarDQNConfig(DQNConfig):
@@ -97,8 +93,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):
     def training_step(self) -> None:
         """Sample rows, store them, make the updates that are due, push the weights once."""
         before = self.env_steps_sampled
-        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled = sum(self._store(fragment) for fragment in self._sample(before))
+        sampled = sum(map(self._store, self.sample_fragments(env_steps=STEPS_PER_TRAINING_STEP)))
         updates = self._take_due(sampled)
         if updates:
             self._learn(updates, before, sampled)
@@ -115,25 +110,9 @@ class ColumnarDQN(QuietAlgorithm, DQN):
         return updates
 
     @property
-    def updates_made(self) -> int:
-        """Gradient steps made since this algorithm was built."""
-        return int(self.learner_group._learner.updates_lifetime)
-
-    @property
     def _warm_up_steps(self) -> int:
         """Env steps before learning starts. Counted from the build, so that a restored trial refills its replay."""
         return int(self.config.num_steps_sampled_before_learning_starts)
-
-    def _sample(self, env_steps: int) -> list[Fragment]:
-        group = self.env_runner_group
-        lanes = self.config.num_envs_per_env_runner * max(group.num_remote_workers(), 1)
-        rows = max(ROWS_PER_TRAINING_STEP // lanes, 1)
-        results = group.foreach_env_runner(
-            lambda runner: (runner.sample_fragment(rows=rows, env_steps=env_steps), runner.get_metrics()),
-            local_env_runner=group.num_remote_workers() == 0,
-        )
-        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        return [fragment for fragment, _ in results]
 
     def _store(self, fragment: Fragment) -> int:
         self.columnar_replay.add(fragment)
@@ -150,24 +129,17 @@ class ColumnarDQN(QuietAlgorithm, DQN):
                 learner.update_from_columns(batch, env_steps=step)
                 self.columnar_replay.update_priorities(batch.rows, learner.td_errors)
             self.metrics.aggregate([learner.reduce_metrics()], key=LEARNER_RESULTS)
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group,
-                policies=[DEFAULT_MODULE_ID],
-                inference_only=True,
-            )
+        self.push_weights()
 
 
-class ColumnarDQNLearner(DQNTorchLearner):
+class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
     """RLlib's DQN learner, fed with ready columns; per-update metrics are kept as tensors and reduced once."""
 
     @override(DQNTorchLearner)
     def build(self) -> None:
         """As RLlib's, with room for what the last update left."""
         super().build()
-        self._last_loss: dict[str, torch.Tensor] = {}
         self._td_errors = torch.zeros(0)
-        self.updates_lifetime = 0
 
     @property
     def td_errors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -179,11 +151,10 @@ class ColumnarDQNLearner(DQNTorchLearner):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: env_steps}
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        self._update({DEFAULT_MODULE_ID: self._tensors(batch)})
-        self.updates_lifetime += 1
+        self.learn_from(self._tensors(batch))
         self.after_gradient_based_update(timesteps=timesteps)
 
-    def _tensors(self, batch: ReplayBatch) -> SampleBatch:
+    def _tensors(self, batch: ReplayBatch) -> dict[str, torch.Tensor]:
         columns = {
             Columns.OBS: batch.obs,
             Columns.NEXT_OBS: batch.next_obs,
@@ -193,7 +164,7 @@ class ColumnarDQNLearner(DQNTorchLearner):
             "n_step": batch.n_step,
             "weights": batch.weights,
         }
-        return SampleBatch({k: torch.from_numpy(v).to(self._device) for k, v in columns.items()})
+        return {name: torch.from_numpy(column).to(self._device) for name, column in columns.items()}
 
     @override(DQNTorchLearner)
     def compute_loss_for_module(
@@ -209,13 +180,12 @@ class ColumnarDQNLearner(DQNTorchLearner):
         loss_of = torch.nn.functional.huber_loss if config.td_error_loss_fn == "huber" else torch.nn.functional.mse_loss
         loss: torch.Tensor = (batch["weights"] * loss_of(selected_B, wanted_B, reduction="none")).mean()
         self._td_errors = (selected_B - wanted_B).detach().abs().cpu()
-        self._last_loss = {QF_LOSS_KEY: loss.detach(), QF_MEAN_KEY: selected_B.detach().mean()}
+        self._last = {QF_LOSS_KEY: loss, QF_MEAN_KEY: selected_B.mean()}
         del module_id
         return loss
 
     def reduce_metrics(self) -> dict[str, Any]:
         """Log what the last update left and reduce everything once."""
-        for name, value in self._last_loss.items():
-            self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+        self.log_last()
         self.metrics.log_value((ALL_MODULES, "num_updates_lifetime"), self.updates_lifetime, reduce="max")
         return dict(self.metrics.reduce())

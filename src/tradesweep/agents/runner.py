@@ -74,6 +74,13 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         """What the trial told this runner beside RLlib's own settings."""
         return RunnerContext.from_dict(self.config.env_config)
 
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """As RLlib's, put into evaluation mode once: its `forward_*` walk all submodules twice a row to do so."""
+        super().make_module()
+        if self.module is not None:
+            self.module.eval()
+
     # --- environment and recording -------------------------------------------------------------------------------
 
     @override(SingleAgentEnvRunner)
@@ -172,15 +179,17 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             return self._live.take(cut=cut)
         return [chunk for chunk in build_episodes(fragment) if cut or chunk.is_done]
 
-    def sample_fragment(self, *, rows: int, env_steps: int) -> Fragment:
-        """Sample whole rows and return columns; metrics and callbacks are those of `sample`.
+    def sample_fragment(self, *, timesteps: int, env_steps: int) -> Fragment:
+        """Sample whole rows, at least `timesteps` transitions, and return columns.
+
+        Metrics and callbacks are those of `sample`.
 
         `env_steps` is the trial's count so far, through all its runners: exploration follows it.
         """
         self.num_env_steps_sampled_lifetime = env_steps
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         with self.metrics.log_time(SAMPLE_TIMER):
-            fragment = self._collect(num_timesteps=rows * self.num_envs, explore=self.config.explore, whole_rows=True)
+            fragment = self._collect(num_timesteps=timesteps, explore=self.config.explore)
         if self._live is not None or self._hears("on_sample_end"):
             self._call_sample_end(self._chunks(fragment, cut=True))
         return fragment
@@ -201,9 +210,8 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         explore: bool,
         random_actions: bool = False,
         force_reset: bool = False,
-        whole_rows: bool = False,
     ) -> Fragment:
-        """Step all lanes until there are enough transitions, finished episodes or (whole_rows) rows."""
+        """Step all lanes until there are enough transitions, or finished episodes."""
         if force_reset or num_episodes is not None or self._needs_initial_reset:
             self._reset_lanes()
         wanted = num_timesteps if num_timesteps is not None else cast(int, num_episodes)
@@ -216,7 +224,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             valid_E, ended_E = self._step_row(builder, explore, random_actions, steps, room)
             steps += int(valid_E.sum())
             ended += int(ended_E.sum())
-            reached = self._progress(num_timesteps, whole_rows, builder.rows, steps, ended)
+            reached = steps if num_timesteps is not None else ended
         fragment = builder.build(
             runner_id=self._runner_id,
             episode_count=self._episode_count_E,
@@ -225,11 +233,6 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         )
         self._end_fragment(fragment, ended, exhausted=num_episodes is not None)
         return fragment
-
-    def _progress(self, timesteps: int | None, whole_rows: bool, rows: int, steps: int, ended: int) -> int:
-        if timesteps is None:
-            return ended
-        return rows * self.num_envs if whole_rows else steps
 
     def _reset_lanes(self) -> None:
         seed = self._lane_seed() if self._needs_initial_reset else None
@@ -298,9 +301,9 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         with torch.no_grad():
             if explore:
                 lifetime = self.num_env_steps_sampled_lifetime + steps * self._sampling_runners
-                out = self.module.forward_exploration(batch, t=lifetime)
+                out = self.module._forward_exploration(batch, t=lifetime)
             else:
-                out = self.module.forward_inference(batch)
+                out = self.module._forward_inference(batch)
         if Columns.ACTIONS in out:
             return out[Columns.ACTIONS].cpu().numpy().astype(np.int64), {}
         return self._choose(out[DISTRIBUTION_INPUTS].cpu().numpy(), explore)
