@@ -1,0 +1,1 @@
+"""What tradesweep is measured against: the same work in the libraries as they come."""
