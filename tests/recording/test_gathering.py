@@ -66,14 +66,30 @@ def test_what_waited_half_a_second_is_sent_with_the_next(
     assert len(step_ids(recorder)) == 9
 
 
-def test_enough_rows_are_sent_at_once(
-    scripted: Scripted, key: ProducerKey, episode: Callable[..., Any], clock: list[float]
+def test_a_batch_is_sent_when_another_part_like_these_would_not_fit(
+    scripted: Scripted,
+    key: ProducerKey,
+    episode: Callable[..., Any],
+    clock: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = scripted()
     producer = producer_of(recorder, key)
-    producer.gather(episode(1, 3))
-    producer.gather(episode(2, gathering.GATHER_ROWS))
-    assert len(step_ids(recorder)) >= gathering.GATHER_ROWS
+    parts = [episode(number, 3) for number in (1, 2, 3, 4)]
+    rows = sum(gathering.count_rows(parts[0], kind) for kind in parts[0])
+    monkeypatch.setattr(gathering, "MAX_BATCH_ROWS", 4 * rows - 1)
+    for part in parts:
+        producer.gather(part)
+    assert len(recorder.batches) == 1
+    assert step_ids(recorder) == [step for part in parts[:3] for step in ids_of(part)]
+
+
+def test_a_part_that_fills_a_batch_is_sent_at_once(
+    scripted: Scripted, key: ProducerKey, episode: Callable[..., Any], clock: list[float]
+) -> None:
+    recorder = scripted()
+    producer_of(recorder, key).gather(episode(1, gathering.MAX_BATCH_ROWS))
+    assert len(step_ids(recorder)) == gathering.MAX_BATCH_ROWS
 
 
 def test_what_is_sent_directly_goes_behind_what_waits(

@@ -12,10 +12,8 @@ import numpy as np
 from tradesweep.names import Record
 from tradesweep.recording.wire import MAX_BATCH_ROWS, Columns
 
-GATHER_ROWS = MAX_BATCH_ROWS // 2
-"""Rows that are worth a batch."""
 GATHER_S = 0.5
-"""Seconds after which fewer rows are."""
+"""Seconds after which few rows are worth a batch, too."""
 
 
 class Gathered:
@@ -23,13 +21,14 @@ class Gathered:
 
     def __init__(self) -> None:
         self._parts: list[Mapping[Record, Columns]] = []
-        self._rows = self._dropped = 0
+        self._rows = self._largest = self._dropped = 0
         self._since_s = 0.0
 
     @property
     def is_due(self) -> bool:
-        """Enough rows, or old enough."""
-        return bool(self._parts) and (self._rows >= GATHER_ROWS or time.monotonic() - self._since_s >= GATHER_S)
+        """A batch is full, which is when another part like these would not fit, or it is old enough."""
+        is_full = self._rows + self._largest > MAX_BATCH_ROWS
+        return bool(self._parts) and (is_full or time.monotonic() - self._since_s >= GATHER_S)
 
     @property
     def steps(self) -> int:
@@ -41,7 +40,8 @@ class Gathered:
         if not self._parts:
             self._since_s = time.monotonic()
         self._parts.append(records)
-        self._rows += sum(count_rows(records, kind) for kind in records)
+        rows = sum(count_rows(records, kind) for kind in records)
+        self._rows, self._largest = self._rows + rows, max(self._largest, rows)
         self._dropped += dropped
 
     def take(self) -> tuple[dict[Record, Columns], int]:
@@ -49,7 +49,7 @@ class Gathered:
         kinds = {kind for part in self._parts for kind in part}
         joined = {kind: _join([part[kind] for part in self._parts if kind in part]) for kind in kinds}
         dropped = self._dropped
-        self._parts, self._rows, self._dropped = [], 0, 0
+        self._parts, self._rows, self._largest, self._dropped = [], 0, 0, 0
         return joined, dropped
 
 

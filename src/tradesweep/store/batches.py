@@ -6,9 +6,10 @@ whatever is killed when, a batch that was sent twice is recognised, and one that
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from tradesweep.errors import StoreError
@@ -32,6 +33,28 @@ MAX_PRODUCER_NO = 2**19 - 1
 """A step id has 63 bits: 24 for t, 20 for the episode, 19 for the producer."""
 
 _SUMMARISED = (Record.ITERATIONS, Record.EVALUATIONS)
+
+# Each batch runs these: to build them anew would cost as much as some hundred rows.
+_PRODUCERS = Producer.table()
+_IS_OF = and_(
+    *(_PRODUCERS.c[name] == bindparam(name) for name in ("sweep_id", "trial_id", "attempt", "role", "worker"))
+)
+_FIND = select(_PRODUCERS).where(_IS_OF).order_by(_PRODUCERS.c.epoch.desc()).limit(1)
+_FIND_TO_WRITE = _FIND.with_for_update()
+_COUNT_STEPS = select(func.coalesce(func.sum(_PRODUCERS.c.steps_recorded + _PRODUCERS.c.steps_dropped), 0)).where(
+    _IS_OF
+)
+_MOVE_WATERMARK = (
+    update(_PRODUCERS)
+    .where(_PRODUCERS.c.producer_no == bindparam("of_producer"))
+    .values(
+        last_seq=bindparam("seq"),
+        batches=_PRODUCERS.c.batches + 1,
+        steps_recorded=_PRODUCERS.c.steps_recorded + bindparam("recorded"),
+        steps_dropped=_PRODUCERS.c.steps_dropped + bindparam("dropped"),
+        last_batch_at=bindparam("at"),
+    )
+)
 
 
 def grant_producer(db: Connection, key: ProducerKey, *, pid: int, host: str, at: int) -> Grant:
@@ -80,18 +103,14 @@ def _judge(producer: Row[Any], batch: DecodedBatch) -> Answer:
 
 
 def _move_watermark(db: Connection, producer: Row[Any], batch: DecodedBatch, *, at: int) -> None:
-    table = Producer.table()
-    db.execute(
-        update(table)
-        .where(table.c.producer_no == producer.producer_no)
-        .values(
-            last_seq=batch.seq,
-            batches=table.c.batches + 1,
-            steps_recorded=table.c.steps_recorded + len(batch.rows.get(Record.STEPS, ())),
-            steps_dropped=table.c.steps_dropped + batch.dropped,
-            last_batch_at=at,
-        )
-    )
+    values = {
+        "of_producer": producer.producer_no,
+        "seq": batch.seq,
+        "recorded": len(batch.rows.get(Record.STEPS, ())),
+        "dropped": batch.dropped,
+        "at": at,
+    }
+    db.execute(_MOVE_WATERMARK, values)
 
 
 def _write_rows(db: Connection, producer: Row[Any], batch: DecodedBatch) -> None:
@@ -167,27 +186,16 @@ def _find_producer(db: Connection, key: ProducerKey, *, to_write: bool = False) 
 
     A transaction whose connection was lost may still be committing on a server: its row lock is waited for.
     """
-    table = Producer.table()
-    query = select(table).where(_is_of(key)).order_by(table.c.epoch.desc()).limit(1)
-    return db.execute(query.with_for_update() if to_write else query).first()
-
-
-def _is_of(key: ProducerKey) -> Any:
-    table = Producer.table()
-    return and_(
-        table.c.sweep_id == key.sweep_id,
-        table.c.trial_id == key.trial_id,
-        table.c.attempt == key.attempt,
-        table.c.role == str(key.role),
-        table.c.worker == key.worker,
-    )
+    return db.execute(_FIND_TO_WRITE if to_write else _FIND, _values_of(key)).first()
 
 
 def _count_steps(db: Connection, key: ProducerKey) -> int:
     """Steps of all incarnations so far, recorded or reported as dropped."""
-    table = Producer.table()
-    total = func.coalesce(func.sum(table.c.steps_recorded + table.c.steps_dropped), 0)
-    return int(db.execute(select(total).where(_is_of(key))).scalar_one())
+    return int(db.execute(_COUNT_STEPS, _values_of(key)).scalar_one())
+
+
+def _values_of(key: ProducerKey) -> dict[str, Any]:
+    return {**asdict(key), "role": str(key.role)}
 
 
 def _insert_producer(db: Connection, key: ProducerKey, epoch: int, *, pid: int, host: str, at: int) -> int:
