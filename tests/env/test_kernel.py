@@ -197,6 +197,23 @@ def test_idle_lanes_stand_still_and_lanes_do_not_touch_each_other(box):
             assert row.reward[0] == row.cost[0] == 0.0
 
 
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("target", [-0.5, 0.0, 1.0])
+def test_a_step_in_which_nobody_trades_has_the_bits_of_one_in_which_others_do(box, fill, target):
+    bars, config = box.random_bars(3, sigma=0.01), box.config(fill=fill)
+    alone, beside = box.kernel(bars, config), box.kernel(bars, config, lanes=2)
+    box.start(alone, [0], [50])
+    box.start(beside, [0, 5], [50, 55])
+    for k in range(49):
+        one, two = alone.step(np.array([target])), beside.step(np.array([target, float(k % 2)]))
+        for name in ("units", "equity", "reward", "cost", "borrow", "price"):
+            assert getattr(one, name)[0] == getattr(two, name)[0], name
+        assert (one.quantity[:, 0] == two.quantity[:, 0]).all()
+        assert two.quantity[:, 1].any() or k == 0 or k == 48
+    assert alone.done_E[0]
+    assert beside.done_E[0]
+
+
 def test_a_lane_that_was_never_reset_is_done(box):
     kernel = box.kernel(box.random_bars(0), box.config(), lanes=2)
     kernel.reset(np.array([True, False]), np.array([3, 0]), np.array([9, 0]))

@@ -266,6 +266,21 @@ def test_reset_rows_are_not_recorded(box):
     assert len(drained[Record.EPISODES_OPENED]["lane"]) == 15
 
 
+@pytest.mark.parametrize(("rows", "drain_every"), [(512, 100), (5, 100), (512, 3)])
+def test_step_ids_count_from_zero_in_every_episode_wherever_fragments_are_cut(box, rows, drain_every):
+    tape = box.tape(rows=rows)
+    env = random_env(box, tape=tape, lanes=3, episode_bars=4)
+    env.reset(seed=0)
+    found = []
+    for k in range(14):  # 4 steps and a reset row, twice, and 4 steps
+        env.step(np.full(3, 1))
+        if k % drain_every == drain_every - 1:
+            found += tape.drain(0)[Record.STEPS]["step_id"].tolist()
+    found += tape.drain(0)[Record.STEPS]["step_id"].tolist()
+    assert sorted(found) == [number << EPISODE_STEP_BITS | t for number in range(1, 10) for t in range(4)]
+    assert env.positions_of_lanes() == [(number, 4) for number in (7, 8, 9)]
+
+
 def test_openings_say_lane_seed_role_and_start(box):
     tape = box.tape(role=EpisodeRole.TRAIN, clock_us=lambda: 77)
     env = random_env(box, tape=tape, lanes=2)

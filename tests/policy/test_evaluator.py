@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tradesweep.env import Costs, Kernel, ObservationBuilder, build_reward
-from tradesweep.errors import BadInput, CheckpointError, NotFound
+from tradesweep.env.rewards import REWARDS as KNOWN_REWARDS
+from tradesweep.errors import BadInput, CheckpointError, NotFound, TrialDiverged
 from tradesweep.market import Scaler, Split
 from tradesweep.metrics import max_drawdown, sharpe
 from tradesweep.names import RECORD_COLUMNS, EpisodeRole, EvaluationStatus, Record
 from tradesweep.policy import (
     EVALUATION_LANES,
+    Evaluator,
     PlainPolicy,
     Run,
     check_evaluable,
@@ -331,13 +333,123 @@ def test_no_runs_are_no_evaluations(policy, market, config):
 
 def test_sampled_runs_repeat_with_their_seed_wherever_they_run(box, policy, market, config):
     def run(seed: int) -> Run:
-        return Run(split="validation", sampled=np.random.default_rng(seed))
+        return Run(split="validation", seed=seed)
 
-    alone = evaluate(policy, market, config, split="validation", sampled=np.random.default_rng(5))
+    alone = evaluate(policy, market, config, split="validation", seed=5)
     other, again, greedy = evaluate_many(policy, market, config, [run(6), run(5), Run(split="validation")])
     box.assert_equal(alone, again)
     box.assert_equal(greedy, evaluate(policy, market, config, split="validation"))
     assert len({alone.final_equity, other.final_equity, greedy.final_equity}) == 3
+
+
+def test_one_evaluator_gives_every_policy_the_bits_of_an_evaluation_of_its_own(box, market):
+    config = box.config(reward="differential_sharpe")
+    runs = many_runs(range(4))
+    evaluator = Evaluator(market, config, runs)
+    for seed in (1, 2, 1):
+        policy = box.policy(market, config, seed=seed)
+        found = evaluator.run(policy, record=count(1).__next__, weights_version=seed)
+        fresh = evaluate_many(policy, market, config, runs, record=count(1).__next__, weights_version=seed)
+        for one, other in zip(found, fresh, strict=True):
+            box.assert_equal(one, other)
+            same_rows(one.records, other.records)
+
+
+def test_an_evaluator_goes_on_after_a_pass_that_broke_off(box, policy, market, config, monkeypatch):
+    evaluator = Evaluator(market, config, [Run(split="validation")])
+    calls = count()
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainPolicy, "finish", lambda self, begun, states: 1 / (9 - next(calls)) * np.zeros((4, 3)))
+        with pytest.raises(ZeroDivisionError):
+            evaluator.run(policy, record=count(1).__next__)
+    again = evaluator.run(policy, record=count(1).__next__)[0]
+    fresh = evaluate(policy, market, config, split="validation", record=count(1).__next__)
+    box.assert_equal(again, fresh)
+    same_rows(again.records, fresh.records)
+
+
+def test_a_run_that_is_not_recorded_takes_no_episode_number_and_changes_no_other(box, policy, market, config):
+    beside = Run(split="validation", cost_multiplier=2.0, recorded=False)
+    numbers = count(7)
+    first, middle, last = evaluate_many(
+        policy, market, config, [Run(split="validation"), beside, Run(split="test")], record=numbers.__next__
+    )
+    assert [first.records[Record.EPISODES_OPENED]["episode_no"], middle.records] == [[7], None]
+    assert last.records[Record.EPISODES_OPENED]["episode_no"] == [8]
+    assert next(numbers) == 9
+    box.assert_equal(middle, evaluate(policy, market, config, split="validation", cost_multiplier=2.0))
+
+
+def test_a_run_over_so_many_bars_takes_the_newest_of_its_split(box, policy, market, config):
+    (found,) = evaluate_many(policy, market, config, [Run(split="train", bars=40)])
+    train = market.splits["train"]
+    newest = {**market.splits, "train": Split(name="train", start=train.stop - 40, stop=train.stop)}
+    other = dataclasses.replace(market, splits=newest)
+    box.assert_equal(found, evaluate(policy, other, config, split="train"))
+    assert found.bars == 39
+
+
+def test_a_run_over_more_bars_than_there_are_takes_all_after_the_last_gap(box, config):
+    market = box.market(gap=60)
+    policy = box.policy(market, config)
+    (found,) = evaluate_many(policy, market, config, [Run(split="train", bars=1000)])
+    window_from = 60 + config.window_bars - 1
+    assert found.bars == market.splits["train"].stop - 1 - window_from
+
+
+def test_a_split_without_two_bars_to_run_over_is_refused(box, config):
+    market = box.market(n_bars=12)
+    market.splits["train"] = Split(name="train", start=0, stop=4)
+    with pytest.raises(BadInput, match=r"splits.train must have two bars in a row with all features"):
+        evaluate_many(box.policy(market, config), market, config, [Run(split="train", bars=3)])
+
+
+def test_sampled_runs_draw_anew_for_each_number_and_the_same_for_the_same(policy, market, config):
+    evaluator = Evaluator(market, config, [Run(split="validation", seed=3)])
+    first, second, again = (evaluator.run(policy, number=number)[0].final_equity for number in (1, 2, 1))
+    assert first == again != second
+
+
+def test_q_values_cannot_be_evaluated_sampled(box, market, config):
+    with pytest.raises(ValueError, match="only logits"):
+        evaluate(box.policy(market, config, kind="dqn"), market, config, split="validation", seed=1)
+
+
+def test_a_score_that_is_not_finite_diverges(box, market, config):
+    policy = box.policy(market, config, hiddens=(4,), activation="relu")
+    shapes = {"trunk.0": (4, policy.spec.width), "logits.0": (3, 4)}
+    huge = {f"{layer}.weight": np.full(shape, 1e200) for layer, shape in shapes.items()}
+    huge |= {f"{layer}.bias": np.zeros(shape[0]) for layer, shape in shapes.items()}
+    with pytest.raises(TrialDiverged, match="scores must be finite"):
+        evaluate(PlainPolicy.from_arrays(policy.spec, huge), market, config, split="validation")
+
+
+def test_a_state_that_is_not_finite_diverges_also_where_the_network_hides_it(box, market, monkeypatch):
+    class Endless(KNOWN_REWARDS["penalised_log_return"]):
+        def state_E(self):
+            return np.full((EVALUATION_LANES, 1), np.inf)
+
+    config = box.config(reward="penalised_log_return")
+    policy = box.policy(market, config, activation="tanh")
+    monkeypatch.setitem(KNOWN_REWARDS, "penalised_log_return", Endless)
+    with pytest.raises(TrialDiverged, match="observations must be finite, was inf"):
+        evaluate(policy, market, config, split="validation")
+
+
+def test_what_a_reward_shows_of_a_ruined_lane_is_nobodys_business(box, market, monkeypatch):
+    class Mute(KNOWN_REWARDS["penalised_log_return"]):
+        def allocate(self, kernel):
+            super().allocate(kernel)
+            self._kernel = kernel
+
+        def state_E(self):
+            return np.where(self._kernel.done_E, np.nan, 0.0)[:, None]
+
+    config = box.config(reward="penalised_log_return")
+    policy = box.policy(market, config)
+    monkeypatch.setitem(KNOWN_REWARDS, "penalised_log_return", Mute)
+    found = evaluate_many(policy, market, config, many_runs([4, 0]))
+    assert [evaluation.ruined for evaluation in found] == [True, False]
 
 
 def test_a_policy_from_disk_evaluates_to_the_same_bits(box, policy, market, config, tmp_path):

@@ -104,6 +104,19 @@ def test_a_row_scores_the_same_bits_in_every_batch(box, market, config, n, at, k
     assert np.array_equal(policy.scores(batch[::-1])[-1], alone)
 
 
+@pytest.mark.parametrize("hiddens", [(), (16, 8)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_begun_with_many_features_at_once_have_the_same_bits(box, market, config, kind, hiddens):
+    policy = box.policy(market, config, kind=kind, hiddens=hiddens)
+    rows = observations(policy).astype(np.float64)
+    width = dict(policy.spec.observation)["features"]
+    begun = policy.begin(rows[:, :width])
+    for at in range(0, 48, 4):
+        part = tuple(numbers[at : at + 4] for numbers in begun)
+        found = policy.finish(part, rows[at : at + 4, width:])
+        assert np.array_equal(found, policy.scores(rows[at : at + 4]))
+
+
 def test_a_value_does_not_change_what_is_best(box, market, config, tmp_path):
     policy = box.policy(market, config, kind="dqn")
     weights = weights_of(policy, tmp_path)

@@ -21,7 +21,7 @@ import ray
 
 from tradesweep.env import Tape, TradingVectorEnv, compile_env
 from tradesweep.names import Metric, TrialStatus
-from tradesweep.policy import PlainPolicy, evaluate, verify_manifest
+from tradesweep.policy import PlainPolicy, Run, evaluate, evaluate_many, verify_manifest
 from tradesweep.store import verify
 from tradesweep.trial import TrialTrainable
 from tradesweep.trial.runners import RunnerPool
@@ -145,6 +145,27 @@ class TestWholeTrial:
         assert last["train/updates"] == iterations[-1].updates > 0
         assert ("validation/sharpe_sampled" in last) == (algorithm == "ppo")
 
+    def test_what_runs_beside_validation_becomes_a_metric_and_no_row(
+        self, finished: Any, open_sweep: Open, algorithm: str
+    ) -> None:
+        assignment, _ = finished[algorithm]
+        sweep = open_sweep(algorithm)
+        rows = sweep.store.list_iterations(assignment.trial_id)
+        wanted = {"validation/sharpe", "validation/sharpe_double_cost", "train/sharpe_greedy"}
+        assert all(wanted <= json.loads(row.metrics).keys() for row in rows if row.iteration == len(rows))
+        tables = {"evaluations": "TRUE", "episodes": "role <> 'train'"}
+        for table, condition in tables.items():
+            query = f"SELECT count(*) AS n FROM {table} WHERE trial_id = {assignment.trial_id} AND {condition}"
+            assert sweep.read(query) == [{"n": len(rows)}]
+        last = checkpoints_of(sweep, assignment)[-1]
+        policy = PlainPolicy.load(sweep.context.home / last["path"])
+        env = compile_env(sweep.spec, sweep.market)
+        twice = Run(split="validation", cost_multiplier=2.0)
+        train = Run(split="train", bars=len(sweep.market.splits["validation"]))
+        found = [one.sharpe for one in evaluate_many(policy, sweep.market, env, [twice, train])]
+        told = json.loads(rows[-1].metrics)
+        assert found == [told["validation/sharpe_double_cost"], told["train/sharpe_greedy"]]
+
     def test_a_reused_trial_equals_a_fresh_one(self, finished: Any, open_sweep: Open, algorithm: str) -> None:
         """Same seed, same evaluations, same steps, whatever ran in the process before; and nothing of it is left."""
         fresh, _ = finished[algorithm]
@@ -160,7 +181,7 @@ class TestWholeTrial:
         assert sweep.scores_of(other)[0] != sweep.scores_of(fresh)[0]
         gc.collect()
         alive = Counter(type(one).__name__ for one in gc.get_objects() if type(one) in (TrialSession, Tape))
-        assert alive == {"TrialSession": 1, "Tape": 1}
+        assert alive == {"TrialSession": 1, "Tape": 2}, "its runner's and its evaluator's"
         trainable.cleanup()
 
     def test_a_resumed_trial_goes_on_where_its_checkpoint_stood(

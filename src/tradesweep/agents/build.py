@@ -41,6 +41,8 @@ class AgentConfig:
     """Remote runners; 0 samples in process."""
     gpus: float = 0.0
     """Share of a GPU for the learner."""
+    steps_per_result: int = 0
+    """Env steps of one `train()` at least; 0: one training step."""
 
 
 def build_config(agent: AgentConfig, context: RunnerContext) -> AlgorithmConfig:
@@ -62,7 +64,7 @@ def build_config(agent: AgentConfig, context: RunnerContext) -> AlgorithmConfig:
         .learners(num_learners=0, num_gpus_per_learner=agent.gpus)
         .rl_module(model_config=_model_config(agent.params))
         .fault_tolerance(restart_failed_env_runners=False)
-        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=agent.steps_per_result)
         .debugging(seed=agent.seed, log_level="ERROR")
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,14 +109,14 @@ class Steps:
 
 def read_steps(columns_TE: Columns, lanes: int) -> Steps:
     """Gather the steps that ran from (T, E) rows into lane-major columns: copies, for the tape reuses its rows."""
-    lane, t = np.nonzero(columns_TE["active"].T)
+    lane, t = _list_steps(columns_TE["active"])
     cell = t * lanes + lane
     columns = {name: column.reshape(-1).take(cell) for name, column in columns_TE.items() if name != "quantity"}
     quantity_n2 = _gather_legs(columns_TE["quantity"], cell, t, lanes)
     leg_n2 = quantity_n2 != 0.0
     opened = leg_n2[:, 1] & (columns["units"] == quantity_n2[:, 1])
     first = (columns["step_id"] & STEP_MASK) == 0
-    lane_steps, lane_opened = np.bincount(lane, minlength=lanes), np.bincount(lane[opened], minlength=lanes)
+    lane_steps, lane_opened = np.bincount(lane, minlength=lanes), np.bincount(lane.compress(opened), minlength=lanes)
     begins = first.copy()
     begins[(np.cumsum(lane_steps) - lane_steps)[lane_steps > 0]] = True
     return Steps(
@@ -133,6 +134,15 @@ def read_steps(columns_TE: Columns, lanes: int) -> Steps:
         last_group=np.cumsum(lane_opened) + np.arange(lanes),
         first_group=np.cumsum(lane_opened) - lane_opened + np.arange(lanes),
     )
+
+
+def _list_steps(active_TE: Bools) -> tuple[Ints, Ints]:
+    """((n,) lane, (n,) row) of the steps that ran, lane-major; mostly they all did."""
+    rows, lanes = active_TE.shape
+    if active_TE.all():
+        return np.repeat(np.arange(lanes), rows), np.tile(np.arange(rows), lanes)
+    lane, row = np.nonzero(active_TE.T)
+    return lane, row
 
 
 def _gather_legs(quantity_T2E: Floats, cell: Ints, t: Ints, lanes: int) -> Floats:
@@ -173,7 +183,7 @@ class Trades:
 
     def take(self, index: Ints) -> Trades:
         """These trades, copied."""
-        return Trades(**{name: getattr(self, name)[index] for name in (*_SUMS, *_FACTS)})
+        return Trades(**{name: getattr(self, name).take(index) for name in (*_SUMS, *_FACTS)})
 
 
 _SUMS = ("entered", "entry_notional", "exited", "exit_notional", "slippage", "borrow")
@@ -214,7 +224,7 @@ class Totals:
 
     def take(self, index: Ints) -> Totals:
         """These totals, copied."""
-        return Totals(**{name: getattr(self, name)[index] for name in _TOTALS})
+        return Totals(**{name: getattr(self, name).take(index) for name in _TOTALS})
 
     def sharpe(self, periods_per_year: float) -> Floats:
         """(r,) sqrt(P) mean / std (ddof 1) of the simple returns; NaN below 30 of them or a std of 1e-12."""
@@ -294,13 +304,13 @@ class Accounts:
         return {
             "step_id": steps["step_id"],
             "bar": bar,
-            "decision_time": time_us[bar],
-            "mark_time": time_us[bar + 1],
+            "decision_time": time_us.take(bar),
+            "mark_time": time_us.take(bar + 1),
             "action": steps["action"],
             "target": steps["target"],
             "units": steps["units"],
             "fill_price": np.where(steps.filled, steps["price"], np.nan),
-            "mark_price": close[bar + 1],
+            "mark_price": close.take(bar + 1),
             "equity": steps["equity"],
             "reward": steps["reward"],
             "cost": steps["cost"],
@@ -310,24 +320,24 @@ class Accounts:
         """Every fill, and the sums of every trade with what it carried in."""
         cell = np.flatnonzero(steps.leg_n2)
         step, slot = cell >> 1, cell & 1
-        quantity, lane = steps.quantity_n2.reshape(-1)[cell], steps.lane[step]
-        size, reference = np.abs(quantity), steps["price"][step]
-        rate = self._kernel.slippage_E[lane]
+        quantity, lane = steps.quantity_n2.reshape(-1).take(cell), steps.lane.take(step)
+        size, reference = np.abs(quantity), steps["price"].take(step)
+        rate = self._kernel.slippage_E.take(lane)
         price = reference * (1.0 + np.copysign(rate, quantity))
         notional = size * price
         slippage = rate * size * reference
-        grows = (slot == 1) & (quantity * steps["units"][step] > 0.0)
+        grows = (slot == 1) & (quantity * steps["units"].take(step) > 0.0)
         short = (quantity > 0.0) != grows
-        group = np.where(slot == 1, steps.group_after[step], steps.group_before[step])
+        group = np.where(slot == 1, steps.group_after.take(step), steps.group_before.take(step))
         trades = self._sum_trades(steps, group, ~grows, size, notional, slippage)
         fills = {
-            "step_id": steps["step_id"][step],
-            "leg": slot & steps.closed[step],
-            "trade_no": trades.trade_no[group],
-            "operation": OPERATIONS[2 * short + ~grows],
+            "step_id": steps["step_id"].take(step),
+            "leg": slot & steps.closed.take(step),
+            "trade_no": trades.trade_no.take(group),
+            "operation": OPERATIONS.take(2 * short + ~grows),
             "quantity": quantity,
             "price": price,
-            "fee": self._kernel.fee_E[lane] * notional,
+            "fee": self._kernel.fee_E.take(lane) * notional,
             "slippage": slippage,
         }
         return trades, fills
@@ -361,10 +371,10 @@ class Accounts:
 
     def _describe_opened(self, steps: Steps, trades: Trades) -> None:
         at = np.flatnonzero(steps.opened)
-        group, run = steps.group_after[at], steps.run[at]
+        group, run = steps.group_after.take(at), steps.run.take(at)
         carried_r = np.where(steps.first[steps.run_start], 0, self._totals_E.opened[steps.run_lane])
-        trades.entry_step_id[group] = steps["step_id"][at]
-        trades.entry_time[group] = self._kernel.bars.time_us[steps["bar"][at] + 1]
+        trades.entry_step_id[group] = steps["step_id"].take(at)
+        trades.entry_time[group] = self._kernel.bars.time_us.take(steps["bar"].take(at) + 1)
         trades.side[group] = np.where(steps.quantity_n2[at, 1] > 0.0, 1, -1)
         trades.trade_no[group] = np.arange(len(at)) - np.searchsorted(at, steps.run_start)[run] + carried_r[run]
 
@@ -394,8 +404,8 @@ class Accounts:
         return {
             "episode_no": trades.entry_step_id >> EPISODE_STEP_BITS,
             "trade_no": trades.trade_no,
-            "direction": DIRECTIONS[(trades.side < 0).astype(np.intp)],
-            "status": TRADE_STATES[is_marked.astype(np.intp)],
+            "direction": DIRECTIONS.take(trades.side < 0),
+            "status": TRADE_STATES.take(is_marked),
             "entry_step_id": trades.entry_step_id,
             "exit_step_id": exit_step_id,
             "entry_time": trades.entry_time,
@@ -426,9 +436,9 @@ class Accounts:
             reward=before.reward + np.add.reduceat(steps["reward"], start),
             mean=mean,
             squares=squares,
-            opened=before.opened + np.bincount(run[steps.opened], minlength=runs),
-            closed=before.closed + np.bincount(run[closed_at], minlength=runs),
-            won=before.won + np.bincount(run[closed_at[won]], minlength=runs),
+            opened=before.opened + np.bincount(run.compress(steps.opened), minlength=runs),
+            closed=before.closed + np.bincount(run.take(closed_at), minlength=runs),
+            won=before.won + np.bincount(run.take(closed_at.compress(won)), minlength=runs),
             equity=steps["equity"][steps.run_end],
         )
 
@@ -440,7 +450,7 @@ class Accounts:
         previous[start] = np.where(steps.first[start], self._kernel.initial_equity, before.equity)
         returns = equity / previous - 1.0
         mean = np.add.reduceat(returns, start) / count
-        squares = np.add.reduceat((returns - mean[steps.run]) ** 2, start)
+        squares = np.add.reduceat((returns - mean.take(steps.run)) ** 2, start)
         total, delta = before.steps + count, mean - before.mean
         return (
             before.mean + delta * count / total,
@@ -450,16 +460,15 @@ class Accounts:
     def _track_drawdown(self, columns_TE: Columns) -> Floats:
         """(T, E) the lowest equity / peak of each episode so far; the start counts as a peak."""
         first_TE = columns_TE["active"] & ((columns_TE["step_id"] & STEP_MASK) == 0)
-        begins_T = first_TE.any(axis=1)
         equity_TE, low_TE = columns_TE["equity"], np.empty_like(columns_TE["equity"])
-        ratio_E = np.empty_like(self._low_E)
-        for k, begins in enumerate(begins_T.tolist()):
-            if begins:
-                self._peak_E[first_TE[k]], self._low_E[first_TE[k]] = self._kernel.initial_equity, 1.0
-            np.maximum(self._peak_E, equity_TE[k], out=self._peak_E)
-            np.divide(equity_TE[k], self._peak_E, out=ratio_E)
-            np.minimum(self._low_E, ratio_E, out=self._low_E)
-            low_TE[k] = self._low_E
+        begins = np.flatnonzero(first_TE.any(axis=1)).tolist()
+        for start, stop in pairwise(dict.fromkeys([0, *begins, len(equity_TE)])):
+            self._peak_E[first_TE[start]], self._low_E[first_TE[start]] = self._kernel.initial_equity, 1.0
+            peak_TE = np.maximum.accumulate(np.vstack([self._peak_E, equity_TE[start:stop]]))
+            low_TE[start:stop] = equity_TE[start:stop] / peak_TE[1:]
+            np.minimum(self._low_E, low_TE[start], out=low_TE[start])
+            np.minimum.accumulate(low_TE[start:stop], out=low_TE[start:stop])
+            self._peak_E, self._low_E = peak_TE[-1], low_TE[stop - 1].copy()
         return low_TE
 
     def _close_runs(

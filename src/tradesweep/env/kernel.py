@@ -5,6 +5,9 @@ it short. c_buy = m + h and c_sell = m - h with m = s + f and h = s f, so a leg 
 D (sign(D) m + h), which is |D| c. The closing leg of a lane that closes nothing is a leg of zero. After the
 closing leg V is the old V less that leg's cost.
 
+At a few lanes a step costs what its calls cost, whatever they compute. So operations are called `op(a, b, into)`,
+constants are arrays (NumPy converts a Python number each time), and steps in which no target changes trade nothing.
+
 Legend: E lanes, N bars; t is the bar of the decision, j = t + 1 the bar of the mark; a lane runs bars [start, stop).
 """
 
@@ -15,6 +18,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy import (
+    add,
+    copysign,
+    copyto,
+    count_nonzero,
+    divide,
+    equal,
+    greater,
+    less_equal,
+    log,
+    logical_and,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    not_equal,
+    putmask,
+    subtract,
+)
 from numpy.typing import NDArray
 
 from tradesweep.env.rows import Bools, Floats, Ints, StepRow, build_block
@@ -65,7 +87,7 @@ class StepLog(Protocol):
     def next_row(self) -> StepRow:
         """The row that the coming step is written into."""
 
-    def commit(self, row: StepRow) -> None:
+    def commit(self) -> None:
         """The row is written."""
 
     def open_episodes(self, lanes: Ints, start_bar: Ints) -> None:
@@ -148,6 +170,7 @@ class Kernel:
         self.target_E = _replaced(self.target_E, lanes, 0.0)
         self.done_E = _replaced(self.done_E, lanes, False)
         self.any_done = bool(self.done_E.any())
+        self._rows_left = int(np.min(self._last_bar_E - self.bar_E, where=~self.done_E, initial=np.iinfo(int).max))
         if self._log is not None:
             self._log.open_episodes(lanes, self.bar_E[lanes])
 
@@ -157,18 +180,15 @@ class Kernel:
         `actions_E` are the indices that stand for the targets in the rows. The row is valid until the next step.
         """
         row = self._next_row()
-        np.copyto(row.bar, self.bar_E)
-        if actions_E is None:
-            row.action.fill(-1)
-        else:
-            np.copyto(row.action, actions_E)
+        row.bar[:] = self.bar_E
+        row.action[:] = -1 if actions_E is None else actions_E
         idle_E = self._idle(active_E)
         if idle_E is None:
             self._run_all(row, targets_E)
         else:
             self._run_some(row, targets_E, idle_E)
         if self._log is not None:
-            self._log.commit(row)
+            self._log.commit()
         return row
 
     @property
@@ -190,6 +210,8 @@ class Kernel:
         self._mean_cost_E = self.slippage_E + self.fee_E
         self._half_spread_E = self.slippage_E * self.fee_E
         self._minus_borrow_E = -self.borrow_E
+        self._ruin_E = np.full(self.lanes, self.ruin_equity)
+        self._floor_E = np.full(self.lanes, REWARD_FLOOR * self.initial_equity)
 
     def _allocate_state(self) -> None:
         lanes = self.lanes
@@ -205,6 +227,7 @@ class Kernel:
         self.any_done = True
         self._last_bar_E: Ints = np.ones(lanes, np.int64)
         self.open_bar_E: Ints = np.zeros(lanes, np.int64)
+        self._rows_left = 0  # until some lane is at its last bar; 0 and less: look
         self._spare = 0
 
     def _allocate_scratch(self) -> None:
@@ -213,7 +236,8 @@ class Kernel:
         self._fill_E, self._mark_E = self._prices_2E
         self._value_E, self._held_E, self._leg_E, self._paid_E = np.zeros((4, lanes))
         self._rate_E, self._denominator_E = np.zeros((2, lanes))
-        self._crosses_E, self._changes_E, self._mask_E, self._last_E = np.zeros((4, lanes), np.bool_)
+        self._crosses_E, self._same_E, self._mask_E, self._last_E = np.zeros((4, lanes), np.bool_)
+        self._zero_E, self._one_E, self._next_E = np.zeros(lanes), np.ones(lanes), np.ones(lanes, np.int64)
 
     def _next_row(self) -> StepRow:
         if self._log is not None:
@@ -235,19 +259,23 @@ class Kernel:
         return idle_E if idle_E.any() else None
 
     def _run_all(self, row: StepRow, targets_E: Floats) -> None:
-        np.copyto(row.target, targets_E)
-        self._delay(row.target)
+        row.target[:] = targets_E
+        if len(self._delayed_dE):
+            self._delay(row.target)
         row.active.fill(True)
+        row.truncated.fill(False)
+        self._rows_left -= 1
         self._advance(row)
         self._finish(row)
-        self.done_E = np.logical_or(row.terminated, row.truncated)
-        self.any_done = bool(np.count_nonzero(self.done_E))
+        if self._rows_left <= 0 or count_nonzero(row.terminated):
+            self._end(row)
 
     def _run_some(self, row: StepRow, targets_E: Floats, idle_E: Bools) -> None:
         """Run all lanes, then put the idle ones back: simpler and faster than to gather the others."""
         kept = (self.cash_E, self.trade_equity_E, self.open_bar_E, self.bar_E, self._delayed_dE)
         copies = [array.copy() for array in kept]
         units_E, target_E, equity_E, done_E = self.units_E, self.target_E, self.equity_E, self.done_E
+        self._rows_left = 0
         with np.errstate(divide="ignore", invalid="ignore"):
             self._run_all(row, np.where(idle_E, target_E, targets_E))
         for array, copy in zip(kept, copies, strict=True):
@@ -262,119 +290,141 @@ class Kernel:
 
     def _delay(self, want_E: Floats) -> None:
         """extra_delay_bars d: use the target decided d steps ago, 0 for the first d steps."""
-        if len(self._delayed_dE):
-            decided_E = want_E.copy()
-            want_E[:] = self._delayed_dE[0]
-            self._delayed_dE[:-1] = self._delayed_dE[1:]
-            self._delayed_dE[-1] = decided_E
+        decided_E = want_E.copy()
+        want_E[:] = self._delayed_dE[0]
+        self._delayed_dE[:-1] = self._delayed_dE[1:]
+        self._delayed_dE[-1] = decided_E
 
     # --- one step ---------------------------------------------------------------------------------------------
 
     def _advance_next_open(self, row: StepRow) -> None:
         self._take_prices()
-        np.copyto(row.price, self._fill_E)
-        np.multiply(self.units_E, self._fill_E, out=self._held_E)
-        np.add(self.cash_E, self._held_E, out=self._value_E)
-        np.less_equal(self._value_E, self.ruin_equity, out=self._mask_E)
-        np.copyto(row.target, 0.0, where=self._mask_E)
+        row.price[:] = self._fill_E
+        self._value_lanes(self._fill_E)
+        if count_nonzero(self._mask_E):
+            putmask(row.target, self._mask_E, self._zero_E)
         self._keep_where_untradable(row.target)
         self._trade(row, self._fill_E)
         self._charge_borrow(row, row.units)
 
     def _advance_next_close(self, row: StepRow) -> None:
         self._take_prices()
-        np.copyto(row.price, self._mark_E)
+        row.price[:] = self._mark_E
         self._charge_borrow(row, self.units_E)
-        np.multiply(self.units_E, self._mark_E, out=self._held_E)
-        np.add(self.cash_E, self._held_E, out=self._value_E)
-        np.less_equal(self._value_E, self.ruin_equity, out=self._mask_E)
-        np.equal(self.bar_E, self._last_bar_E, out=self._last_E)
-        np.logical_or(self._mask_E, self._last_E, out=self._mask_E)
-        np.copyto(row.target, self.target_E, where=self._mask_E)
+        self._value_lanes(self._mark_E)
+        if self._rows_left <= 0:
+            equal(self.bar_E, self._last_bar_E, self._last_E)
+            np.logical_or(self._mask_E, self._last_E, self._mask_E)
+        if count_nonzero(self._mask_E):
+            putmask(row.target, self._mask_E, self.target_E)
         self._keep_where_untradable(row.target)
         self._trade(row, self._mark_E)
 
     def _take_prices(self) -> None:
         """Go on to bar j and read its open and close. A lane that is done may stand at the end: hence clip."""
-        np.add(self.bar_E, 1, out=self.bar_E)
-        np.take(self._prices_2N, self.bar_E, axis=1, out=self._prices_2E, mode="clip")
+        add(self.bar_E, self._next_E, self.bar_E)
+        self._prices_2N.take(self.bar_E, 1, self._prices_2E, "clip")
+
+    def _value_lanes(self, price_E: Floats) -> None:
+        """`_held_E` becomes u p, `_value_E` V = M + u p, `_mask_E` V <= R."""
+        multiply(self.units_E, price_E, self._held_E)
+        add(self.cash_E, self._held_E, self._value_E)
+        less_equal(self._value_E, self._ruin_E, self._mask_E)
 
     def _keep_where_untradable(self, want_E: Floats) -> None:
         if not self._all_tradable:
-            tradable_E = np.take(self.bars.tradable, self.bar_E, mode="clip")
-            np.copyto(want_E, self.target_E, where=~tradable_E)
+            tradable_E = self.bars.tradable.take(self.bar_E, mode="clip")
+            copyto(want_E, self.target_E, where=~tradable_E)
 
     def _charge_borrow(self, row: StepRow, units_E: Floats) -> None:
         """M -= B max(-u, 0) C_j."""
-        np.minimum(units_E, 0.0, out=row.borrow)
-        np.multiply(row.borrow, self._mark_E, out=row.borrow)
-        np.multiply(row.borrow, self._minus_borrow_E, out=row.borrow)
-        np.subtract(self.cash_E, row.borrow, out=self.cash_E)
+        minimum(units_E, self._zero_E, out=row.borrow)
+        multiply(row.borrow, self._mark_E, row.borrow)
+        multiply(row.borrow, self._minus_borrow_E, row.borrow)
+        subtract(self.cash_E, row.borrow, self.cash_E)
 
     def _trade(self, row: StepRow, price_E: Floats) -> None:
         """trade(p, k) for all lanes, with k in `row.target`; `_held_E` is u p and `_value_E` is V = M + u p."""
-        want_E, crosses_E = row.target, self._crosses_E
+        equal(row.target, self.target_E, self._same_E)
+        if count_nonzero(self._same_E) == self.lanes:
+            self._hold(row)
+            return
         closing_E, opening_E = row.quantity
-        np.not_equal(want_E, self.target_E, out=self._changes_E)
-        np.multiply(want_E, self.units_E, out=self._rate_E)
-        np.less_equal(self._rate_E, 0.0, out=crosses_E)
-        np.logical_and(crosses_E, self._changes_E, out=crosses_E)
+        self._find_crossings(row.target)
         self._close(closing_E)
-        self._note_opening(want_E)
-        self._resize(want_E)
-        np.divide(self._leg_E, price_E, out=opening_E)
-        np.add(self.units_E, closing_E, out=row.units)
-        np.add(row.units, opening_E, out=row.units)
+        self._note_opening(row.target)
+        self._resize(row.target)
+        divide(self._leg_E, price_E, opening_E)
+        add(self.units_E, closing_E, row.units)
+        add(row.units, opening_E, row.units)
+
+    def _hold(self, row: StepRow) -> None:
+        """No lane has another target: nobody trades."""
+        row.quantity.fill(0.0)
+        row.units[:] = self.units_E
+        self._paid_E.fill(0.0)
+
+    def _find_crossings(self, want_E: Floats) -> None:
+        """Where the target changes and k u <= 0: whatever is open closes first."""
+        multiply(want_E, self.units_E, self._rate_E)
+        less_equal(self._rate_E, self._zero_E, self._crosses_E)
+        greater(self._crosses_E, self._same_E, self._crosses_E)
 
     def _close(self, closing_E: Floats) -> None:
         """Leg 0, where k u <= 0: sell or cover everything. Afterwards `_held_E` is 0 there and V has paid."""
         leg_E, rate_E = self._leg_E, self._rate_E
-        np.negative(self._crosses_E, out=rate_E, dtype=np.float64)
-        np.multiply(self.units_E, rate_E, out=closing_E)
-        np.multiply(self._held_E, rate_E, out=leg_E)
-        np.add(self._held_E, leg_E, out=self._held_E)
-        np.subtract(self.cash_E, leg_E, out=self.cash_E)
-        np.copysign(self._mean_cost_E, leg_E, out=rate_E)
-        np.add(rate_E, self._half_spread_E, out=rate_E)
-        np.multiply(leg_E, rate_E, out=self._paid_E)
-        np.subtract(self._value_E, self._paid_E, out=self._value_E)
+        rate_E[:] = self._crosses_E
+        negative(rate_E, rate_E)
+        multiply(self.units_E, rate_E, closing_E)
+        multiply(self._held_E, rate_E, leg_E)
+        add(self._held_E, leg_E, self._held_E)
+        subtract(self.cash_E, leg_E, self.cash_E)
+        copysign(self._mean_cost_E, leg_E, rate_E)
+        add(rate_E, self._half_spread_E, rate_E)
+        multiply(leg_E, rate_E, self._paid_E)
+        subtract(self._value_E, self._paid_E, self._value_E)
 
     def _note_opening(self, want_E: Floats) -> None:
         """Where flat lanes open a position: V just before that leg, and the bar of the fill."""
-        np.not_equal(want_E, 0.0, out=self._mask_E)
-        np.logical_and(self._mask_E, self._crosses_E, out=self._mask_E)
-        np.copyto(self.trade_equity_E, self._value_E, where=self._mask_E)
-        np.copyto(self.open_bar_E, self.bar_E, where=self._mask_E)
+        not_equal(want_E, self._zero_E, self._mask_E)
+        logical_and(self._mask_E, self._crosses_E, self._mask_E)
+        putmask(self.trade_equity_E, self._mask_E, self._value_E)
+        putmask(self.open_bar_E, self._mask_E, self.bar_E)
 
     def _resize(self, want_E: Floats) -> None:
         """Leg 1: x = k V - u p, D = x / (1 + k sign(x) c), sized after its own costs; `_leg_E` becomes D."""
         leg_E, rate_E = self._leg_E, self._rate_E
-        np.multiply(want_E, self._value_E, out=leg_E)
-        np.subtract(leg_E, self._held_E, out=leg_E)
-        np.multiply(leg_E, self._changes_E, out=leg_E)
-        np.copysign(self._mean_cost_E, leg_E, out=rate_E)
-        np.add(rate_E, self._half_spread_E, out=rate_E)
-        np.multiply(want_E, rate_E, out=self._denominator_E)
-        np.add(self._denominator_E, 1.0, out=self._denominator_E)
-        np.divide(leg_E, self._denominator_E, out=leg_E)
-        np.multiply(leg_E, rate_E, out=rate_E)
-        np.add(self._paid_E, rate_E, out=self._paid_E)
-        np.subtract(self.cash_E, leg_E, out=self.cash_E)
-        np.subtract(self.cash_E, self._paid_E, out=self.cash_E)
+        multiply(want_E, self._value_E, leg_E)
+        subtract(leg_E, self._held_E, leg_E)
+        putmask(leg_E, self._same_E, self._zero_E)
+        copysign(self._mean_cost_E, leg_E, rate_E)
+        add(rate_E, self._half_spread_E, rate_E)
+        multiply(want_E, rate_E, self._denominator_E)
+        add(self._denominator_E, self._one_E, self._denominator_E)
+        divide(leg_E, self._denominator_E, leg_E)
+        multiply(leg_E, rate_E, rate_E)
+        add(self._paid_E, rate_E, self._paid_E)
+        subtract(self.cash_E, leg_E, self.cash_E)
+        subtract(self.cash_E, self._paid_E, self.cash_E)
 
     def _finish(self, row: StepRow) -> None:
-        """Mark at the close of j: equity, cost, log reward, ends."""
-        np.add(self._paid_E, row.borrow, out=row.cost)
-        np.multiply(row.units, self._mark_E, out=self._held_E)
-        np.add(self.cash_E, self._held_E, out=row.equity)
-        np.maximum(row.equity, REWARD_FLOOR * self.initial_equity, out=row.reward)
-        np.divide(row.reward, self.equity_E, out=row.reward)
-        np.log(row.reward, out=row.reward)
-        np.less_equal(row.equity, self.ruin_equity, out=row.terminated)
-        np.equal(self.bar_E, self._last_bar_E, out=row.truncated)
-        np.greater(row.truncated, row.terminated, out=row.truncated)
+        """Mark at the close of j: equity, cost, log reward, ruin."""
+        add(self._paid_E, row.borrow, row.cost)
+        multiply(row.units, self._mark_E, self._held_E)
+        add(self.cash_E, self._held_E, row.equity)
+        maximum(row.equity, self._floor_E, out=row.reward)
+        divide(row.reward, self.equity_E, row.reward)
+        log(row.reward, row.reward)
+        less_equal(row.equity, self._ruin_E, row.terminated)
         self.equity_before_E = self.equity_E
         self.equity_E, self.units_E, self.target_E = row.equity, row.units, row.target
+
+    def _end(self, row: StepRow) -> None:
+        """Some lanes are ruined or at their last bar."""
+        equal(self.bar_E, self._last_bar_E, row.truncated)
+        greater(row.truncated, row.terminated, row.truncated)
+        self.done_E = np.logical_or(row.terminated, row.truncated)
+        self.any_done = bool(count_nonzero(self.done_E))
 
 
 def _replaced(array: NDArray[Any], lanes: Ints, value: float) -> NDArray[Any]:

@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 FLOAT_COLUMNS = ("target", "units", "equity", "reward", "cost", "borrow", "price")
-INT_COLUMNS = ("step_id", "bar", "action")
+INT_COLUMNS = ("bar", "action")
 BOOL_COLUMNS = ("active", "terminated", "truncated")
 
 
@@ -28,8 +28,6 @@ class StepRow:
 
     active: Bools
     """(E,) the lanes that ran."""
-    step_id: Ints
-    """(E,) episode_no << 24 | t; written only where a tape records."""
     bar: Ints
     """(E,) bar t of the decision; the mark is at the close of t + 1."""
     action: Ints
@@ -88,5 +86,5 @@ def build_block(steps: int, lanes: int) -> StepBlock:
         name: np.zeros((steps, lanes), dtype) for names, dtype in kinds for name in names
     }
     columns["quantity"] = np.zeros((steps, 2, lanes))
-    rows = [StepRow(**{name: column[k] for name, column in columns.items()}) for k in range(steps)]
+    rows = [StepRow(**dict(zip(columns, views, strict=True))) for views in zip(*columns.values(), strict=True)]
     return StepBlock(columns=columns, rows=rows)

@@ -71,7 +71,8 @@ class Tape:
         self._accounts = Accounts(kernel)
         self._block = build_block(self._capacity, kernel.lanes)
         self._first = self._used = 0
-        self._next_id_E: Ints = np.zeros(kernel.lanes, np.int64)
+        self._offset_E: Ints = -kernel.bar_E  # step_id less bar: one number for each episode
+        self._shifts: list[tuple[int, Ints, Ints]] = []
         self._roles = [self._role] * kernel.lanes if isinstance(self._role, str) else list(self._role)
         assert len(self._roles) == kernel.lanes, f"one role per lane: {kernel.lanes} lanes, {len(self._roles)} roles"
 
@@ -79,31 +80,35 @@ class Tape:
         """The row that the coming step is written into."""
         if self._used == self._capacity:
             self._digest()
-        row = self._block.rows[self._used]
-        np.copyto(row.step_id, self._next_id_E)
-        return row
+        return self._block.rows[self._used]
 
-    def commit(self, row: StepRow) -> None:
-        """The row is written: each lane that ran goes on to its next step id."""
+    def commit(self) -> None:
+        """The row is written."""
         self._used += 1
-        np.add(self._next_id_E, row.active, out=self._next_id_E)
 
     def open_episodes(self, lanes: Ints, start_bar: Ints) -> None:
         """These lanes begin an episode at the close of `start_bar`."""
-        for lane, bar in zip(lanes.tolist(), start_bar.tolist(), strict=True):
-            self._openings.append(self._open(lane, bar))
+        numbers = [self._open(lane, bar) for lane, bar in zip(lanes.tolist(), start_bar.tolist(), strict=True)]
+        offset = (np.array(numbers, np.int64) << EPISODE_STEP_BITS) - start_bar
+        self._shifts.append((self._used, lanes, offset - self._offset_E[lanes]))
+        self._offset_E[lanes] = offset
 
     def close_episodes(self, lanes: Ints, reason: EpisodeEnd = EpisodeEnd.RESET) -> None:
         """These lanes' running episodes end where they stand, TRUNCATED."""
         self._digest()
-        episode_no, begun = self._next_id_E[lanes] >> EPISODE_STEP_BITS, (self._next_id_E[lanes] & STEP_MASK) > 0
+        next_id = self._next_ids()[lanes]
+        episode_no, begun = next_id >> EPISODE_STEP_BITS, (next_id & STEP_MASK) > 0
         self._pending.append(self._accounts.close(lanes, episode_no, begun, self._clock_us(), reason))
 
     # --- what the owner does ----------------------------------------------------------------------------------
 
     def positions(self) -> list[tuple[int, int]]:
         """(episode number, t of the next step) of every lane."""
-        return [(int(i) >> EPISODE_STEP_BITS, int(i) & STEP_MASK) for i in self._next_id_E]
+        return [(i >> EPISODE_STEP_BITS, i & STEP_MASK) for i in self._next_ids().tolist()]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """(T, E) columns of `StepRow` for the last rows, at most `rows` of them and none drained: views."""
+        return {name: column[self._first : self._used] for name, column in self._block.columns.items()}
 
     def drain(self, weights_version: int) -> dict[Record, dict[str, NDArray[Any] | list[Any]]]:
         """All rows since the last drain, as the columns of `names.RECORD_COLUMNS`; the arrays are the caller's.
@@ -120,14 +125,29 @@ class Tape:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _open(self, lane: int, bar: int) -> tuple[Any, ...]:
+    def _open(self, lane: int, bar: int) -> int:
         assert self._kernel is not None, "a tape records only for the kernel it is bound to"
         number = self._next_episode_no()
-        self._next_id_E[lane] = number << EPISODE_STEP_BITS
         start_time = int(self._kernel.bars.time_us[bar])
         seed = self.seeds[lane] if self.seeds else None
         equity = float(self._kernel.initial_equity)
-        return (number, str(self._roles[lane]), lane, None, seed, self._clock_us(), bar, start_time, equity)
+        row = (number, str(self._roles[lane]), lane, None, seed, self._clock_us(), bar, start_time, equity)
+        self._openings.append(row)
+        return number
+
+    def _next_ids(self) -> Ints:
+        """(E,) step_id of each lane's next step."""
+        assert self._kernel is not None, "a tape has positions only of the kernel it is bound to"
+        return self._kernel.bar_E + self._offset_E
+
+    def _number_steps(self, bar_TE: NDArray[Any]) -> Ints:
+        """(T, E) step ids of the rows written so far; a lane's rows before an opening are of the episode before."""
+        ids_TE: Ints = bar_TE + self._offset_E
+        for row, lanes, shift in self._shifts:
+            if row > self._first:
+                ids_TE[: row - self._first, lanes] -= shift
+        self._shifts = []
+        return ids_TE
 
     def _opening_columns(self) -> dict[str, NDArray[Any] | list[Any]]:
         names = [column.name for column in RECORD_COLUMNS[Record.EPISODES_OPENED]]
@@ -139,7 +159,8 @@ class Tape:
         state that the kernel's next step reads."""
         if self._kernel is None or self._used == self._first:
             return
-        columns = {name: column[self._first : self._used] for name, column in self._block.columns.items()}
+        columns = self.columns()
+        columns["step_id"] = self._number_steps(columns["bar"])
         self._first = self._used = 1 if self._used == 1 else 0
         self._pending.append(self._accounts.digest(columns, self._clock_us()))
 

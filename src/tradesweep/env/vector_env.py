@@ -59,6 +59,7 @@ class TradingVectorEnv(VectorEnv[Observations, Ints, Any]):
         self.observer = build_observer(market, config, lanes=lanes, reward_state_size=self.reward.state_size)
         self._starts = _checked_starts(market, config, split)
         self._positions_A = np.array(config.positions, dtype=np.float64)
+        self._reward_scale_E = np.full(lanes, config.reward_scale)
         self._generators: list[np.random.Generator] = []
         self._tape: Tape | None = None
         self._needs_reset = True
@@ -106,7 +107,7 @@ class TradingVectorEnv(VectorEnv[Observations, Ints, Any]):
         if self._needs_reset:
             raise ResetNeeded("step needs a reset first: this environment is new, or records to another tape")
         ended_E = self.kernel.done_E if self.kernel.any_done else None
-        row = self.kernel.step(self._positions_A[actions], actions_E=actions)
+        row = self.kernel.step(self._positions_A.take(actions), actions_E=actions)
         reward_E = self.reward(row, self.kernel)
         if reward_E is not row.reward:
             np.copyto(row.reward, reward_E)
@@ -114,7 +115,7 @@ class TradingVectorEnv(VectorEnv[Observations, Ints, Any]):
             self._start_lanes(ended_E)
         self.reset_rows_E = self._no_lane_E if ended_E is None else ended_E
         rows_ED = self.observer.build(self.kernel, self.reward.state_E(), out)
-        return rows_ED, row.reward * self.config.reward_scale, row.terminated.copy(), row.truncated.copy(), {}
+        return rows_ED, row.reward * self._reward_scale_E, row.terminated.copy(), row.truncated.copy(), {}
 
     def _set_spaces(self) -> None:
         shape = (self.observer.width,)

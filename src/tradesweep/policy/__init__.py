@@ -3,6 +3,7 @@
 from tradesweep.policy.evaluator import (
     EVALUATION_LANES,
     Evaluation,
+    Evaluator,
     Run,
     check_evaluable,
     evaluate,
@@ -21,6 +22,7 @@ __all__ = [
     "POLICY_JSON",
     "POLICY_WEIGHTS",
     "Evaluation",
+    "Evaluator",
     "Feature",
     "Layer",
     "PlainPolicy",

@@ -1,13 +1,18 @@
 """PlainPolicy: an MLP in float64 NumPy, the one policy that is evaluated, promoted, replayed and exported.
 
-Each row of a batch is computed by itself, with sums that NumPy does without BLAS. So the bits of a score depend on
-neither the batch size, nor the row's place in it, nor the number of threads: a Ray worker (one thread) and a command
-(all of them) agree. Legend: E rows, D observation width, A actions.
+Sums are NumPy's own, without BLAS, over one row at a time. So the bits of a score depend on neither the batch size,
+nor the row's place in it, nor the number of threads: a Ray worker (one thread) and a command (all of them) agree.
+
+Of what the first layer adds up, most comes from the features, which are known for a whole split before its first
+step. So a score is always computed in two parts: `begin` with the features, `finish` with the state.
+
+Legend: E rows, D = F + S observation width, F of it features and S state, H width of a first layer, A actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +40,25 @@ def _tanh(values: Floats) -> Floats:
 _FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {"relu": _relu, "tanh": _tanh, "linear": lambda values: values}
 
 
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """One layer: activate(weight x + bias)."""
+
+    weight: Floats
+    bias: Floats
+    activate: Callable[[Floats], Floats]
+
+    def __call__(self, rows: Floats, bias: Floats | None = None) -> Floats:
+        """(E, H) from (E, D); `bias` (E, H) takes the place of the layer's own."""
+        sums = np.einsum("ed,hd->eh", rows, self.weight)
+        sums += self.bias if bias is None else bias
+        return self.activate(sums)
+
+
+Begun = tuple[Floats, ...]
+"""(E, H) of each stack that reads observations: the trunk, or without one each head."""
+
+
 class PlainPolicy:
     """Scores (E, A) from observations (E, D): logits, or Q values; acts on the highest, ties to the lowest index."""
 
@@ -42,8 +66,11 @@ class PlainPolicy:
         self.spec = spec
         self._weights: Weights = {name: np.ascontiguousarray(values) for name, values in weights.items()}
         _check_architecture(spec, self._weights)
-        self._trunk = self._stack(spec.layers)
-        self._heads = {name: self._stack(head) for name, head in spec.heads.items()}
+        self._features = dict(spec.observation)["features"]
+        trunk = self._stack(spec.layers)
+        heads = {name: self._stack(head) for name, head in spec.heads.items()}
+        self._split_readers([trunk] if trunk else list(heads.values()))
+        self._trunk, self._heads = trunk, heads
 
     @classmethod
     def from_arrays(cls, spec: PolicySpec, weights: Mapping[str, ArrayLike]) -> PlainPolicy:
@@ -79,53 +106,77 @@ class PlainPolicy:
         rows_ED = np.asarray(observations_ED, dtype=np.float64)
         assert rows_ED.ndim == 2, f"observations must have shape (E, {self.spec.width}), was {rows_ED.shape}"
         assert rows_ED.shape[1] == self.spec.width, f"observations must be {self.spec.width} wide, was {rows_ED.shape}"
-        _check_finite(rows_ED, "observations")
-        scores_EA = np.empty((len(rows_ED), len(self.spec.env.positions)))
-        for row_D, scores_A in zip(rows_ED, scores_EA, strict=True):
-            scores_A[:] = self._score(row_D)
-        _check_finite(scores_EA, "scores")
+        check_finite(rows_ED, "observations")
+        scores_EA = self.finish(self.begin(rows_ED[:, : self._features]), rows_ED[:, self._features :])
+        check_finite(scores_EA, "scores")
         return scores_EA
+
+    def begin(self, features_EF: ArrayLike) -> Begun:
+        """What the features add to the first layers. Raises TrialDiverged when one of them is not finite."""
+        rows_EF = np.ascontiguousarray(features_EF, dtype=np.float64)
+        check_finite(rows_EF, "observations")
+        return tuple(np.einsum("ed,hd->eh", rows_EF, weight) + bias for weight, bias in self._feature_layers)
+
+    def finish(self, begun: Begun, states_ES: ArrayLike) -> Floats:
+        """(E, A) scores from what `begin` gave and the rest of the observations; nothing is checked."""
+        rows = np.ascontiguousarray(states_ES, dtype=np.float64)
+        if self._trunk:
+            trunk = _run(self._trunk, rows, begun[0])
+            return self._combine({name: _run(head, trunk) for name, head in self._heads.items()})
+        heads = zip(self._heads.items(), begun, strict=True)
+        return self._combine({name: _run(head, rows, part) for (name, head), part in heads})
 
     def act(self, observations_ED: ArrayLike) -> NDArray[np.int64]:
         """(E,) the action of the highest score, ties to the lowest index."""
         return np.asarray(np.argmax(self.scores(observations_ED), axis=1), dtype=np.int64)
 
     def sample(self, observations_ED: ArrayLike, generator: np.random.Generator) -> NDArray[np.int64]:
-        """(E,) actions drawn from the softmax of the logits, one uniform number a row."""
+        """(E,) actions drawn from the softmax of the logits: argmax(logits + g), g one Gumbel number an action."""
+        self.check_samples()
+        scores_EA = self.scores(observations_ED)
+        return np.asarray(np.argmax(scores_EA + generator.gumbel(size=scores_EA.shape), axis=1), dtype=np.int64)
+
+    def check_samples(self) -> None:
+        """Raise ValueError for Q values: they are no logits."""
         if "logits" not in self.spec.heads:
             raise ValueError(f"policy: only logits can be sampled from, {self.spec.algorithm} has Q values")
-        scores_EA = self.scores(observations_ED)
-        weights_EA = np.exp(scores_EA - scores_EA.max(axis=1, keepdims=True))
-        below_EA = np.cumsum(weights_EA, axis=1)
-        drawn_E1 = generator.random((len(scores_EA), 1)) * below_EA[:, -1:]
-        return np.asarray(np.argmax(drawn_E1 < below_EA, axis=1), dtype=np.int64)
 
-    def _stack(self, layers: tuple[Layer, ...]) -> list[tuple[Floats, Floats, Callable[[Floats], Floats]]]:
+    def _stack(self, layers: tuple[Layer, ...]) -> list[_Dense]:
         """Weight, bias and activation of each layer, in float64."""
-        return [(self._wide(layer.weight), self._wide(layer.bias), _FUNCTIONS[layer.activation]) for layer in layers]
+        return [
+            _Dense(self._wide(layer.weight), self._wide(layer.bias), _FUNCTIONS[layer.activation]) for layer in layers
+        ]
+
+    def _split_readers(self, readers: list[list[_Dense]]) -> None:
+        """Part the weights of the layers that read observations into those of the features and those of the state."""
+        self._feature_layers = []
+        for stack in readers:
+            first, width = stack[0], self._features
+            self._feature_layers.append((np.ascontiguousarray(first.weight[:, :width]), first.bias))
+            stack[0] = replace(first, weight=np.ascontiguousarray(first.weight[:, width:]))
 
     def _wide(self, name: str) -> Floats:
         return self._weights[name].astype(np.float64)
 
-    def _score(self, row_D: Floats) -> Floats:
-        trunk = _forward(self._trunk, row_D)
-        if "logits" in self._heads:
-            return _forward(self._heads["logits"], trunk)
-        advantage_A = _forward(self._heads["advantage"], trunk)
-        if "value" not in self._heads:
-            return advantage_A
-        return np.asarray(_forward(self._heads["value"], trunk) + (advantage_A - advantage_A.mean()))
+    def _combine(self, parts: Mapping[str, Floats]) -> Floats:
+        """Logits as they are; Q values as value + advantage - mean advantage."""
+        if "logits" in parts:
+            return parts["logits"]
+        advantage_EA = parts["advantage"]
+        if "value" not in parts:
+            return advantage_EA
+        mean_E1 = np.add.reduce(advantage_EA, axis=1, keepdims=True) / advantage_EA.shape[1]
+        return np.asarray(parts["value"] + (advantage_EA - mean_E1))
 
 
-def _forward(stack: list[tuple[Floats, Floats, Callable[[Floats], Floats]]], row: Floats) -> Floats:
-    for weight, bias, activate in stack:
-        row = np.einsum("hd,d->h", weight, row)
-        row += bias
-        row = activate(row)
-    return row
+def _run(stack: list[_Dense], rows: Floats, begun: Floats | None = None) -> Floats:
+    for layer in stack:
+        rows, begun = layer(rows, begun), None
+    return rows
 
 
-def _check_finite(values: Floats, name: str) -> None:
+def check_finite(values: Floats, name: str) -> None:
+    """Raise TrialDiverged for the first number that is not finite, with its place."""
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise TrialDiverged(

@@ -11,7 +11,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from tradesweep.errors import TrialDiverged
 from tradesweep.names import Metric
-from tradesweep.policy import Evaluation
+from tradesweep.policy import Evaluation, Run
 
 LEARNER_METRICS: dict[str, Metric] = {
     "total_loss": Metric.TRAIN_LOSS,
@@ -51,15 +51,33 @@ def learner_metrics(results: Mapping[str, Any]) -> dict[Metric, float | None]:
     return picked
 
 
-def validation_metrics(evaluation: Evaluation) -> dict[Metric, float | None]:
-    """The evaluation in numbers; the score is not among them, since it averages over evaluations."""
+def evaluation_runs(algorithm: str, *, validation_bars: int, seed: int) -> dict[Metric, Run]:
+    """What every evaluation runs, by the metric that its Sharpe ratio becomes.
+
+    Only the first one is recorded: steps of the others would multiply the rows of a sweep, and curves of theirs are no
+    further attempts at the validation split. Train is run over as many bars as validation, the newest: the two ratios
+    are then equally certain, and the pass takes no longer.
+    """
+    runs = {
+        Metric.VALIDATION_SHARPE: Run(split="validation"),
+        Metric.VALIDATION_SHARPE_DOUBLE_COST: Run(split="validation", cost_multiplier=2.0, recorded=False),
+        Metric.TRAIN_SHARPE_GREEDY: Run(split="train", bars=validation_bars, recorded=False),
+    }
+    if algorithm == "ppo":
+        runs[Metric.VALIDATION_SHARPE_SAMPLED] = Run(split="validation", seed=seed, recorded=False)
+    return runs
+
+
+def evaluation_metrics(evaluations: Mapping[Metric, Evaluation]) -> dict[Metric, float | None]:
+    """All runs in numbers; the score is not among them, since it averages over evaluations."""
+    validation = evaluations[Metric.VALIDATION_SHARPE]
     return {
-        Metric.VALIDATION_SHARPE: evaluation.sharpe,
-        Metric.VALIDATION_PNL: evaluation.pnl,
-        Metric.VALIDATION_PNL_PCT: 100.0 * evaluation.total_return,
-        Metric.VALIDATION_FINAL_WORTH: evaluation.final_equity,
-        Metric.VALIDATION_TRADES: evaluation.trades,
-        Metric.VALIDATION_WIN_RATE: evaluation.win_rate,
-        Metric.VALIDATION_MAX_DRAWDOWN: evaluation.max_drawdown,
-        Metric.VALIDATION_MEAN_EXPOSURE: evaluation.mean_exposure,
+        **{metric: evaluation.sharpe for metric, evaluation in evaluations.items()},
+        Metric.VALIDATION_PNL: validation.pnl,
+        Metric.VALIDATION_PNL_PCT: 100.0 * validation.total_return,
+        Metric.VALIDATION_FINAL_WORTH: validation.final_equity,
+        Metric.VALIDATION_TRADES: validation.trades,
+        Metric.VALIDATION_WIN_RATE: validation.win_rate,
+        Metric.VALIDATION_MAX_DRAWDOWN: validation.max_drawdown,
+        Metric.VALIDATION_MEAN_EXPOSURE: validation.mean_exposure,
     }

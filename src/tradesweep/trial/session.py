@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,13 +29,13 @@ from tradesweep.agents import (
 from tradesweep.env import compile_env
 from tradesweep.errors import TradesweepError, TrialDiverged
 from tradesweep.market import Market
-from tradesweep.names import EpisodeRole, Metric, ProducerKey, ProducerRole, Record, TrialStatus
-from tradesweep.policy import Evaluation, PlainPolicy, build_policy_spec, evaluate
+from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, TrialStatus
+from tradesweep.policy import Evaluation, Evaluator, PlainPolicy, Run, build_policy_spec
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
 from tradesweep.spec import SweepSpec
 from tradesweep.trial.assignment import Assignment, SweepContext
 from tradesweep.trial.checkpoints import TrialState, publish, restore, retain
-from tradesweep.trial.metrics import learner_metrics, rollout_metrics, validation_metrics
+from tradesweep.trial.metrics import evaluation_metrics, evaluation_runs, learner_metrics, rollout_metrics
 from tradesweep.trial.records import IterationFacts, checkpoint_row, curve_row, evaluation_row, iteration_row
 from tradesweep.trial.runners import RunnerPool
 from tradesweep.trial.stopping import ScoreHistory
@@ -43,6 +44,9 @@ Found = TypeVar("Found")
 
 IDLE_STEPS = 2
 """Training steps without a new env step before a trial is declared stuck."""
+
+STEPS_PER_RESULT = 256
+"""Env steps between two results of RLlib at least: each costs as much as ten updates. Evaluations may be closer."""
 
 LOSSES_FORGIVEN = 3
 """How often runners may be lost within one iteration; what kills them more often is the trial's own doing."""
@@ -112,6 +116,7 @@ class TrialSession:
             lanes=self.context.lanes,
             env_runners=self.context.env_runners,
             gpus=self.context.gpus_per_trial,
+            steps_per_result=min(STEPS_PER_RESULT, self.spec.budget.env_steps_per_trial // self.spec.evaluation.count),
         )
 
     def _seed(self) -> int:
@@ -158,6 +163,7 @@ class TrialSession:
         runners.begin(self.agent, self.runner_context())
         self._runners = runners
         self._survive_losses(lambda: self.algorithm.attach_runners(runners.handles))
+        self._clock = time.monotonic() - self.state.elapsed_s
 
     def _survive_losses(self, work: Callable[[], Found]) -> Found:
         """Do work that asks the runners; when one of them is lost, replace it and do the work again.
@@ -217,12 +223,11 @@ class TrialSession:
         self.state.elapsed_s = time.monotonic() - self._clock
         started = time.monotonic()
         policy = self.plain_policy()
-        evaluation = self._evaluate(policy)
+        evaluations = self._evaluate(policy)
+        evaluation = evaluations[Metric.VALIDATION_SHARPE]
         score = self._history.add(evaluation.score)
         status = self._status()
-        metrics = self._metrics(trained, evaluation, score, time.monotonic() - started)
-        if status != TrialStatus.RUNNING and self.spec.algorithm == "ppo":
-            metrics[Metric.VALIDATION_SHARPE_SAMPLED] = self._sampled_sharpe(policy)
+        metrics = self._metrics(trained, evaluations, score, time.monotonic() - started)
         self._publish_and_record(policy, evaluation, score, metrics)
         return IterationResult(
             iteration=self.state.iteration,
@@ -270,21 +275,24 @@ class TrialSession:
         policy_spec = build_policy_spec(self.spec, self.market, self.env_config, layers=layers)
         return PlainPolicy.from_arrays(policy_spec, weights)
 
-    def _evaluate(self, policy: PlainPolicy) -> Evaluation:
-        return evaluate(
+    @cached_property
+    def _runs(self) -> dict[Metric, Run]:
+        bars = len(self.market.splits["validation"])
+        return evaluation_runs(self.spec.algorithm, validation_bars=bars, seed=self.assignment.seed)
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.market, self.env_config, list(self._runs.values()))
+
+    def _evaluate(self, policy: PlainPolicy) -> dict[Metric, Evaluation]:
+        """One pass of the evaluator: what is recorded, and what only becomes a metric."""
+        found = self._evaluator.run(
             policy,
-            self.market,
-            self.env_config,
-            split="validation",
-            role=EpisodeRole.VALIDATION,
             record=self.producer.next_episode_no,
             weights_version=self.weights_version,
+            number=self.state.iteration,
         )
-
-    def _sampled_sharpe(self, policy: PlainPolicy) -> float | None:
-        generator = np.random.default_rng([self.assignment.seed, self.state.iteration])
-        sampled = evaluate(policy, self.market, self.env_config, split="validation", sampled=generator)
-        return sampled.sharpe
+        return dict(zip(self._runs, found, strict=True))
 
     @property
     def weights_version(self) -> int:
@@ -385,11 +393,15 @@ class TrialSession:
         }
 
     def _metrics(
-        self, trained: Mapping[Metric, float | None], evaluation: Evaluation, score: float, evaluation_s: float
+        self,
+        trained: Mapping[Metric, float | None],
+        evaluations: Mapping[Metric, Evaluation],
+        score: float,
+        evaluation_s: float,
     ) -> dict[Metric, float | None]:
         return {
             **trained,
-            **validation_metrics(evaluation),
+            **evaluation_metrics(evaluations),
             Metric.VALIDATION_SCORE: score,
             Metric.TRAIN_ENV_STEPS: self.state.env_steps,
             Metric.TRAIN_UPDATES: self.state.updates,
