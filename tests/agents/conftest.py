@@ -54,7 +54,9 @@ RAY_ENVIRONMENT = {
 }
 
 
-torch.set_num_threads(1)  # as the trainable does: two threads in each of several processes only wait for each other
+torch.set_num_threads(
+    1
+)  # as in the processes of a sweep: two threads in each of several processes only wait for each other
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from tradesweep.agents import build_algorithm, build_config, install_market, restart_runners, start_runners
 from tradesweep.agents.runner import VectorEnvRunner
+from tradesweep.errors import CheckpointError
+from tradesweep.policy import verify_manifest
+from tradesweep.trial.checkpoints import TrialState, publish, restore
 
 Make = Callable[..., Any]
 SMALL = {"train_batch_size_per_learner": 128, "minibatch_size": 32, "num_epochs": 2}
@@ -144,6 +148,108 @@ def test_exploration_and_weights_go_on_after_a_checkpoint(make_setting: Make, tm
         assert torch.equal(left, right)
     first.cleanup()
     second.cleanup()
+
+
+REPLAYED = {
+    "replay_buffer_config__checkpoint": True,
+    "replay_buffer_config__capacity": 400,
+    "num_steps_sampled_before_learning_starts": 100,
+    "target_network_update_freq": 60,
+    "train_batch_size_per_learner": 8,
+    "updates_per_env_step": 0.37,
+}
+
+
+@pytest.mark.parametrize("kind", ["uniform", "prioritized"])
+def test_with_its_replay_in_the_checkpoint_a_trial_learns_on_as_if_it_had_never_stopped(
+    make_setting: Make, tmp_path: Any, kind: str
+) -> None:
+    setting = make_setting("dqn", replay_buffer_config__type=kind, **REPLAYED)
+    first, second = (setting.config().build_algo() for _ in range(2))
+    for _ in range(7):
+        first.train()
+    first.save_to_path(tmp_path / "rllib")
+    second.restore_from_path(tmp_path / "rllib")
+    learners = [algorithm.learner_group._learner for algorithm in (first, second)]
+    made_before = learners[0].updates_lifetime
+    for _ in range(3):
+        # Lanes begin fresh episodes after a restart, so both are given the same fragment, sampled by the first.
+        fragment = first.env_runner.sample_fragment(timesteps=64, env_steps=first.env_steps_sampled)
+        for algorithm in (first, second):
+            algorithm.sample_fragments = lambda env_steps, fragment=fragment: [fragment]
+            algorithm.training_step()
+    assert learners[1].updates_lifetime == learners[0].updates_lifetime - made_before > 60
+    assert (second._steps_stored, second._updates_due) == (first._steps_stored, first._updates_due)
+    for name, column in first.columnar_replay._columns.items():
+        np.testing.assert_array_equal(column, second.columnar_replay._columns[name], err_msg=name)
+    if kind == "prioritized":
+        rows = np.arange(400)
+        np.testing.assert_array_equal(*(one.columnar_replay._tree.get(rows) for one in (first, second)))
+    for left, right in zip(*(learner.module[DEFAULT_MODULE_ID].parameters() for learner in learners), strict=True):
+        assert torch.equal(left, right)
+    first.cleanup()
+    second.cleanup()
+
+
+def test_a_replay_in_a_checkpoint_is_sealed_by_its_manifest(make_setting: Make, tmp_path: Any) -> None:
+    algorithm = make_setting("dqn", **REPLAYED).config().build_algo()
+    algorithm.train()
+    folder, policy = tmp_path / "1", SimpleNamespace(save=lambda folder: None)
+    sealed = publish(folder, algorithm=algorithm, policy=policy, state=TrialState(), facts={})
+    replay = folder / "rllib" / "replay.npz"
+    assert "rllib/replay.npz" in verify_manifest(folder, sealed)["files"]
+    restore(folder, manifest_sha256=sealed, algorithm=algorithm)
+    replay.write_bytes(replay.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"replay\.npz must have sha256"):
+        restore(folder, manifest_sha256=sealed, algorithm=algorithm)
+    algorithm.cleanup()
+
+
+def test_without_it_a_restored_trial_fills_its_replay_before_it_learns_on(make_setting: Make, tmp_path: Any) -> None:
+    setting = make_setting("dqn", **{**REPLAYED, "replay_buffer_config__checkpoint": False})
+    first, second = (setting.config().build_algo() for _ in range(2))
+    for _ in range(4):
+        first.train()
+    first.save_to_path(tmp_path / "rllib")
+    assert not list(tmp_path.rglob("replay.npz"))
+    second.restore_from_path(tmp_path / "rllib")
+    second.train()
+    assert second.updates_made == 0
+    second.train()
+    assert second.updates_made > 0
+    first.cleanup()
+    second.cleanup()
+
+
+@pytest.mark.parametrize("algorithm_name", ["ppo", "dqn"])
+def test_metrics_go_on_after_a_checkpoint(make_setting: Make, algorithm_name: str, tmp_path: Any) -> None:
+    setting = make_setting(algorithm_name, **(SMALL if algorithm_name == "ppo" else REPLAYED))
+    first, second = (setting.config().build_algo() for _ in range(2))
+    for _ in range(4):
+        before = first.train()
+    first.save_to_path(tmp_path / "rllib")
+    second.restore_from_path(tmp_path / "rllib")
+    after = second.train()
+    assert after["training_iteration"] == before["training_iteration"] + 1
+    for part, names in LIFETIME[algorithm_name].items():
+        for name in names:
+            was, now = (results[part].get(DEFAULT_MODULE_ID, {}) | results[part] for results in (before, after))
+            assert now[name] > was[name] > 0, name
+    first.cleanup()
+    second.cleanup()
+
+
+LIFETIME = {
+    "ppo": {
+        "env_runners": ["num_env_steps_sampled_lifetime", "num_episodes_lifetime"],
+        "learners": ["num_module_steps_trained_lifetime"],
+    },
+    "dqn": {
+        "env_runners": ["num_env_steps_sampled_lifetime", "num_episodes_lifetime"],
+        "learners": ["num_target_updates", "last_target_update_ts"],
+    },
+}
+"""RLlib's counters over a whole trial."""
 
 
 # --- recording and remote runners ---------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from benchmarks.learning import build_ours, build_theirs, compare_means, follow, list_seeds
+from benchmarks.peers.work import Task
 
 from tradesweep.agents import build_algorithm, plain_layers
 from tradesweep.env import compile_env
@@ -88,10 +90,20 @@ def test_the_planted_signal_is_found_by_every_seed(
 ) -> None:
     shares = [
         share_of_oracle(train(make_setting, algorithm, env_steps, seed=seed, overrides=planted(rho)), "planted")
-        for seed in (1, 2, 3)
+        for seed in (1_000, 2_000, 3_000)  # lanes draw from the seeds behind it: neighbours would share episodes
     ]
     assert statistics.median(shares) >= 0.8, shares
     assert min(shares) >= 0.6, shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "env_steps"), [("planted_ppo", 4_096), ("planted_dqn", 1_000)])
+def test_an_env_step_teaches_as_much_as_in_stock_rllib(experiment: str, env_steps: int) -> None:
+    """Looked at early, where a seed is worth 0.9 of the best policy, give or take 0.07."""
+    task = Task(experiment)
+    ours = [follow(build_ours(task, seed), task, [env_steps])[0] for seed in list_seeds(4)]
+    theirs = [follow(build_theirs(task, seed), task, [env_steps])[0] for seed in list_seeds(4)]
+    assert abs(compare_means(ours, theirs).difference) <= 0.2, (ours, theirs)
 
 
 @pytest.mark.slow

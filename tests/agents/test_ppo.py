@@ -230,10 +230,7 @@ def test_without_a_size_an_epoch_is_one_batch_in_order() -> None:
 def test_schedules_and_the_kl_coefficient_follow_the_training(make_setting: Make) -> None:
     params = {"lr": [[0, 1e-2], [1000, 1e-3]], "entropy_coeff": [[0, 0.5], [1000, 0.1]], "kl_coeff": 0.2}
     learner = build_learner(ColumnarPPOLearner, make_setting, minibatch_size=32, num_epochs=8, **params)
-    width = learner.module[DEFAULT_MODULE_ID].observation_space.shape[0]
-    fragment = random_fragment(rows=40, lanes=2, ends=0.1, seed=5)
-    obs = np.random.default_rng(0).normal(size=(41, 2, width)).astype(np.float32)
-    wide = Fragment(**{**{name: getattr(fragment, name) for name in fragment.__slots__}, "obs": obs})
+    wide = wide_fragment(learner)
     coefficients = [float(learner.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID])]
     for env_steps in (0, 500, 1000):
         learner.update_from_fragments([wide], env_steps=env_steps)
@@ -241,3 +238,36 @@ def test_schedules_and_the_kl_coefficient_follow_the_training(make_setting: Make
     assert learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value() == pytest.approx(0.1)
     assert learner.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"] == pytest.approx(1e-3)
     assert coefficients[-1] > coefficients[0], "these transitions are far from the policy: KL is above its target"
+
+
+def wide_fragment(learner: Any, *, rows: int = 40) -> Fragment:
+    """Transitions of another policy, as wide as the learner wants them."""
+    width = learner.module[DEFAULT_MODULE_ID].observation_space.shape[0]
+    fragment = random_fragment(rows=rows, lanes=2, ends=0.1, seed=5)
+    obs = np.random.default_rng(0).normal(size=(rows + 1, 2, width)).astype(np.float32)
+    return Fragment(**{**{name: getattr(fragment, name) for name in fragment.__slots__}, "obs": obs})
+
+
+@pytest.mark.parametrize(("kl_stop", "updates"), [(None, None), (1e9, None), (1e-9, 1)])
+@pytest.mark.parametrize("use_kl_loss", [True, False])
+def test_an_update_ends_where_the_policy_has_gone_too_far(
+    make_setting: Make, kl_stop: float | None, updates: int | None, use_kl_loss: bool
+) -> None:
+    params = {"kl_stop": kl_stop, "use_kl_loss": use_kl_loss, "minibatch_size": 32, "num_epochs": 8}
+    learner = build_learner(ColumnarPPOLearner, make_setting, **params)
+    fragment = wide_fragment(learner)
+    learner.update_from_fragments([fragment], env_steps=0)
+    assert learner.updates_lifetime == (updates or -(-8 * int(fragment.valid.sum()) // 32))
+
+
+def test_a_limit_that_is_never_reached_changes_no_weight(make_setting: Make) -> None:
+    found = []
+    for kl_stop in (None, 1e9):
+        learner = build_learner(ColumnarPPOLearner, make_setting, kl_stop=kl_stop, use_kl_loss=False, minibatch_size=32)
+        torch.manual_seed(0)
+        for weight in learner._own_weights:
+            torch.nn.init.normal_(weight, std=0.1)
+        learner.update_from_fragments([wide_fragment(learner)], env_steps=0)
+        found.append([weight.detach().clone() for weight in learner._own_weights])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -25,8 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment")
 def both(make_setting: Make) -> Callable[..., tuple[VectorEnvRunner, SingleAgentEnvRunner]]:
     """Our runner and RLlib's, with the same seed and the same weights."""
 
-    def build(algorithm: str, lanes: int, **config: Any) -> tuple[VectorEnvRunner, SingleAgentEnvRunner]:
-        setting = make_setting(algorithm, lanes=lanes)
+    def build(
+        algorithm: str, lanes: int, overrides: tuple[str, ...] = (), **config: Any
+    ) -> tuple[VectorEnvRunner, SingleAgentEnvRunner]:
+        setting = make_setting(algorithm, lanes=lanes, overrides=overrides)
         ours = VectorEnvRunner(config=setting.config().callbacks(**config))
         stock = SingleAgentEnvRunner(
             config=setting.config().env_runners(env_runner_cls=SingleAgentEnvRunner).callbacks(**config)
@@ -63,6 +67,26 @@ def test_chunks_are_those_of_rllibs_own_runner(both: Make, algorithm: str, rows:
             assert_same_chunk(left, right)
         seen += sum(chunk.is_done for chunk in mine)
     assert seen >= 3, "episodes end in this test"
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lanes=st.integers(1, 5),
+    episode_bars=st.sampled_from([2, 3, 7, 11]),
+    cuts=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+)
+def test_chunks_are_rllibs_whatever_the_lanes_the_fragments_and_the_length_of_episodes(
+    both: Make, lanes: int, episode_bars: int, cuts: list[int]
+) -> None:
+    ours, stock = both("dqn", lanes, overrides=(f"env.episode_bars={episode_bars}",))
+    for rows in cuts:
+        mine = ours.sample(num_timesteps=lanes * rows, explore=False)
+        theirs = stock.sample(num_timesteps=lanes * rows, explore=False)
+        assert len(mine) == len(theirs)
+        for left, right in zip(mine, theirs, strict=True):
+            assert_same_chunk(left, right)
+            assert left.t <= episode_bars
+            assert left.is_done == (left.t == episode_bars)
 
 
 def test_chunks_of_one_episode_share_its_id_and_no_other_episode_has_it(both: Make) -> None:

@@ -5,6 +5,7 @@ One `training_step` takes a fragment of rows from every lane, then as many updat
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,15 +18,20 @@ from ray.rllib.algorithms.dqn.dqn_learner import (
     QF_PREDS,
     QF_TARGET_NEXT_PREDS,
 )
+from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER, LR_KEY, Learner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
+    LAST_TARGET_UPDATE_TS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_TARGET_UPDATES,
     TIMERS,
 )
 
@@ -33,10 +39,12 @@ from tradesweep.agents.base import QuietAlgorithm
 from tradesweep.agents.fragment import Fragment
 from tradesweep.agents.learner import DirectLearner
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
+from tradesweep.spec import STEPS_PER_TRAINING_STEP
 
-STEPS_PER_TRAINING_STEP = 64
-"""Env steps of one `training_step` at least, through all lanes: enough to spread the cost of a weight push, few
-enough that the acting weights are hardly older than that."""
+DISCOUNTS, SHARES = "discounts", "shares"
+"""Columns of a training batch: what the bootstrap value is multiplied by, and each row's part of the loss."""
+REPLAY_FILE = "replay.npz"
+"""The replay's contents in a checkpoint."""
 
 
 class ColumnarDQNConfig(DQNConfig):
@@ -63,6 +71,45 @@ class ColumnarDQNConfig(DQNConfig):
         """The learner that takes columns."""
         return ColumnarDQNLearner
 
+    @override(DQNConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """RLlib's network in our module."""
+        return RLModuleSpec(module_class=ColumnarDQNModule, model_config=self.model_config)
+
+
+class ColumnarDQNModule(DefaultDQNTorchRLModule):
+    """RLlib's Q network: same weights, same values. What needs no gradient is computed without one."""
+
+    @override(DefaultDQNTorchRLModule)
+    def _forward_train(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        out = {QF_PREDS: self.compute_q_values(batch)[QF_PREDS]}
+        following = {Columns.OBS: batch[Columns.NEXT_OBS]}
+        with torch.no_grad():
+            out[QF_TARGET_NEXT_PREDS] = self.forward_target(following)[QF_PREDS]
+            if self.uses_double_q:
+                out[QF_NEXT_PREDS] = self.compute_q_values(following)[QF_PREDS]
+        return out
+
+    @override(DefaultDQNTorchRLModule)
+    def _forward_exploration(self, batch: dict[str, Any], t: int) -> dict[str, torch.Tensor]:
+        """Epsilon-greedy at env step `t`, as RLlib's."""
+        values_BA = self.compute_q_values(batch)[QF_PREDS]
+        self.epsilon_schedule.update(t)
+        count, actions = values_BA.shape
+        explores_B = torch.rand(count, device=values_BA.device) < self.epsilon_schedule.get_current_value()
+        random_B = torch.randint(actions, (count,), device=values_BA.device)
+        return {Columns.ACTIONS: torch.where(explores_B, random_B, values_BA.argmax(1))}
+
+    @override(DefaultDQNTorchRLModule)
+    def _qf_forward_helper(self, batch: dict[str, Any], encoder: Any, head: Any) -> dict[str, torch.Tensor]:
+        """Q-values without atoms; dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
+        features = encoder.net.mlp(batch[Columns.OBS])
+        if not self.uses_dueling:
+            return {QF_PREDS: head.net.mlp(features)}
+        advantages_BA = head["af"].net.mlp(features)
+        centred_BA = advantages_BA - advantages_BA.mean(1, keepdim=True)
+        return {QF_PREDS: centred_BA + head["vf"].net.mlp(features)}
+
 
 class ColumnarDQN(QuietAlgorithm, DQN):
     """DQN whose training step works on columns; checkpoints, callbacks and evaluation are RLlib's."""
@@ -75,7 +122,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):
 
     @override(DQN)
     def setup(self, config: DQNConfig) -> None:
-        """Build as RLlib does, then the replay, filled from nothing: its contents are not in checkpoints."""
+        """Build as RLlib does, then the replay, empty."""
         super().setup(config)
         self.columnar_replay = ColumnarReplay(
             self.config.replay,
@@ -84,6 +131,22 @@ class ColumnarDQN(QuietAlgorithm, DQN):
         )
         self._steps_stored = 0
         self._updates_due = 0.0
+
+    @override(DQN)
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """As RLlib's; with `checkpoint` in the replay's settings its contents lie beside the state."""
+        folder: str = super().save_to_path(path, **kwargs)
+        if self.config.replay.checkpoint:
+            self.columnar_replay.save(Path(folder) / REPLAY_FILE, pace=(self._steps_stored, self._updates_due))
+        return folder
+
+    @override(DQN)
+    def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
+        """As RLlib's, and the replay where its contents were kept; else it is filled anew before learning goes on."""
+        super().restore_from_path(path, **kwargs)
+        replay = Path(path) / REPLAY_FILE
+        if self.config.replay.checkpoint and replay.is_file():
+            self._steps_stored, self._updates_due = self.columnar_replay.load(replay)
 
     def _create_local_replay_buffer_if_necessary(self, config: DQNConfig) -> None:  # noqa: ARG002
         """RLlib's episode buffer is not used."""
@@ -111,7 +174,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):
 
     @property
     def _warm_up_steps(self) -> int:
-        """Env steps before learning starts. Counted from the build, so that a restored trial refills its replay."""
+        """Env steps before learning starts. Counted from when the replay was empty: one that is not restored fills."""
         return int(self.config.num_steps_sampled_before_learning_starts)
 
     def _store(self, fragment: Fragment) -> int:
@@ -123,11 +186,11 @@ class ColumnarDQN(QuietAlgorithm, DQN):
         learner = self.learner_group._learner
         size = self.config.total_train_batch_size
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            for update in range(updates):
-                batch = self.columnar_replay.sample(size)
+            for update, batch in enumerate(self.columnar_replay.minibatches(updates, size)):
                 step = before + (update + 1) * sampled // updates
                 learner.update_from_columns(batch, env_steps=step)
-                self.columnar_replay.update_priorities(batch.rows, learner.td_errors)
+                if self.config.replay.prioritized:
+                    self.columnar_replay.update_priorities(batch.rows, learner.td_errors)
             self.metrics.aggregate([learner.reduce_metrics()], key=LEARNER_RESULTS)
         self.push_weights()
 
@@ -139,12 +202,16 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
     def build(self) -> None:
         """As RLlib's, with room for what the last update left."""
         super().build()
-        self._td_errors = torch.zeros(0)
+        self._misses = torch.zeros(0)
+        pairs = self._own_module.get_target_network_pairs()
+        self._online_weights = [weight for online, _ in pairs for weight in online.parameters()]
+        self._target_weights = [weight for _, target in pairs for weight in target.parameters()]
+        self._targets_followed = 0
 
     @property
     def td_errors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """(B,) absolute TD errors of the last update."""
-        return self._td_errors.numpy()
+        return self._misses.abs().cpu().numpy()
 
     def update_from_columns(self, batch: ReplayBatch, *, env_steps: int) -> None:
         """One gradient step on ready columns. `env_steps` drives schedules and the target network."""
@@ -158,34 +225,65 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
         columns = {
             Columns.OBS: batch.obs,
             Columns.NEXT_OBS: batch.next_obs,
-            Columns.ACTIONS: batch.actions,
+            Columns.ACTIONS: batch.actions[:, None],
             Columns.REWARDS: batch.rewards,
-            Columns.TERMINATEDS: batch.terminated,
-            "n_step": batch.n_step,
-            "weights": batch.weights,
+            DISCOUNTS: np.float32(self._own_config.gamma) ** batch.n_step * ~batch.terminated,
+            SHARES: batch.weights / np.float32(len(batch.weights)),
         }
         return {name: torch.from_numpy(column).to(self._device) for name, column in columns.items()}
+
+    @override(DQNTorchLearner)
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """As RLlib's, target networks and learning rate, but logged once for all updates: see `reduce_metrics`."""
+        now = timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME]
+        if now - self.last_update_ts_by_mid[DEFAULT_MODULE_ID] >= self._own_config.target_network_update_freq:
+            with torch.no_grad():
+                torch._foreach_lerp_(self._target_weights, self._online_weights, self._own_config.tau)
+            self.last_update_ts_by_mid[DEFAULT_MODULE_ID] = now
+            self._targets_followed += 1
+        self._set_optimizer_lr(self._optimizer, lr=self._optimizer_lr_schedules[self._optimizer].update(timestep=now))
 
     @override(DQNTorchLearner)
     def compute_loss_for_module(
         self, *, module_id: str, config: DQNConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
         """RLlib's loss for expected Q-values (no atoms), without its per-update logging."""
-        selected_B = fwd_out[QF_PREDS].gather(1, batch[Columns.ACTIONS].view(-1, 1)).squeeze(1)
+        selected_B = fwd_out[QF_PREDS].gather(1, batch[Columns.ACTIONS]).squeeze(1)
         target_BA = fwd_out[QF_TARGET_NEXT_PREDS]
         best_of = fwd_out[QF_NEXT_PREDS] if config.double_q else target_BA
         next_B = target_BA.gather(1, best_of.argmax(1, keepdim=True)).squeeze(1)
-        alive_B = 1.0 - batch[Columns.TERMINATEDS].float()
-        wanted_B = (batch[Columns.REWARDS] + config.gamma ** batch["n_step"] * alive_B * next_B).detach()
+        wanted_B = torch.addcmul(batch[Columns.REWARDS], batch[DISCOUNTS], next_B)
         loss_of = torch.nn.functional.huber_loss if config.td_error_loss_fn == "huber" else torch.nn.functional.mse_loss
-        loss: torch.Tensor = (batch["weights"] * loss_of(selected_B, wanted_B, reduction="none")).mean()
-        self._td_errors = (selected_B - wanted_B).detach().abs().cpu()
-        self._last = {QF_LOSS_KEY: loss, QF_MEAN_KEY: selected_B.mean()}
+        loss = torch.dot(batch[SHARES], loss_of(selected_B, wanted_B, reduction="none"))
+        self._misses = selected_B.detach() - wanted_B
+        self._last = {QF_LOSS_KEY: loss, QF_MEAN_KEY: selected_B}
         del module_id
         return loss
 
     def reduce_metrics(self) -> dict[str, Any]:
         """Log what the last update left and reduce everything once."""
         self.log_last()
+        rate = self._get_optimizer_lr(self._optimizer)
+        for name, value, reduce in (
+            (f"{DEFAULT_OPTIMIZER}_{LR_KEY}", rate, "mean"),
+            (LAST_TARGET_UPDATE_TS, self.last_update_ts_by_mid[DEFAULT_MODULE_ID], "max"),
+            (NUM_TARGET_UPDATES, self._targets_followed, "lifetime_sum"),
+        ):
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, reduce=reduce)
+        self._targets_followed = 0
         self.metrics.log_value((ALL_MODULES, "num_updates_lifetime"), self.updates_lifetime, reduce="max")
         return dict(self.metrics.reduce())
+
+    @override(DQNTorchLearner)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As RLlib's, and when the target networks last followed."""
+        state: dict[str, Any] = super().get_state(*args, **kwargs)
+        state[LAST_TARGET_UPDATE_TS] = self.last_update_ts_by_mid[DEFAULT_MODULE_ID]
+        return state
+
+    @override(DQNTorchLearner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As RLlib's; without the time of the last target update they would follow at the first one."""
+        super().set_state(state)
+        if LAST_TARGET_UPDATE_TS in state:
+            self.last_update_ts_by_mid[DEFAULT_MODULE_ID] = state[LAST_TARGET_UPDATE_TS]

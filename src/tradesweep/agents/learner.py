@@ -6,6 +6,7 @@ costs as much as the step: here it is one fused optimizer, one norm, one check.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +33,10 @@ class DirectLearner(TorchLearner):
         self._own_module = self.module[DEFAULT_MODULE_ID].unwrapped()
         self._own_module.train()
         self._own_config = self.config.get_config_for_module(DEFAULT_MODULE_ID)
+        self._optimizer: torch.optim.Optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         self._own_weights: Weights = [weight for weight in self._own_module.parameters() if weight.requires_grad]
         self._last: dict[str, torch.Tensor] = {}
+        self._last_norm = 0.0
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -51,39 +54,46 @@ class DirectLearner(TorchLearner):
         )
 
     def _descend(self, loss: torch.Tensor) -> None:
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        optimizer.zero_grad(set_to_none=True)
+        for weight in self._own_weights:
+            weight.grad = None
         torch.autograd.backward(loss)
         weights = [weight for weight in self._own_weights if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if not torch.isfinite(norm):
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(weights)))))
+        if not math.isfinite(norm):
             raise TrialDiverged("learner: gradients must be finite, were not; lower lr or set grad_clip")
         if self._own_config.grad_clip:
             CLIPPERS[self._own_config.grad_clip_by](weights, self._own_config.grad_clip, norm)
-        optimizer.step()
+        self._optimizer.step()
         self.updates_lifetime += 1
-        self._last["gradients_default_optimizer_global_norm"] = norm
+        self._last_norm = norm
 
     def log_last(self) -> None:
-        """Log what the last gradient step left, under RLlib's names."""
-        for name, value in self._last.items():
-            self.metrics.log_value((DEFAULT_MODULE_ID, name), value.detach().item(), window=1)
+        """Log what the last gradient step left, under RLlib's names; of columns their mean."""
+        values = {name: value.detach().mean().item() for name, value in self._last.items()}
+        for name, value in {**values, "gradients_default_optimizer_global_norm": self._last_norm}.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
 
 
-def _clip_values(weights: Weights, limit: float, norm: torch.Tensor) -> None:  # noqa: ARG001 - one signature for all
+def _gradients(weights: Weights) -> list[torch.Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
+def _clip_values(weights: Weights, limit: float, norm: float) -> None:  # noqa: ARG001 - one signature for all
     torch.nn.utils.clip_grad_value_(weights, limit)
 
 
-def _clip_each_norm(weights: Weights, limit: float, norm: torch.Tensor) -> None:  # noqa: ARG001 - one signature for all
+def _clip_each_norm(weights: Weights, limit: float, norm: float) -> None:  # noqa: ARG001 - one signature for all
     for weight in weights:
         torch.nn.utils.clip_grad_norm_([weight], limit)
 
 
-def _clip_norm(weights: Weights, limit: float, norm: torch.Tensor) -> None:
-    torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
+def _clip_norm(weights: Weights, limit: float, norm: float) -> None:
+    """As torch's `clip_grads_with_norm_`, which multiplies by one where the norm is within the limit."""
+    if norm + 1e-6 > limit:
+        torch._foreach_mul_(_gradients(weights), limit / (norm + 1e-6))
 
 
-CLIPPERS: dict[str, Callable[[Weights, float, torch.Tensor], None]] = {
+CLIPPERS: dict[str, Callable[[Weights, float, float], None]] = {
     "value": _clip_values,
     "norm": _clip_each_norm,
     "global_norm": _clip_norm,

@@ -7,7 +7,7 @@ that are picked by index.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,10 +40,19 @@ from tradesweep.agents.learner import DirectLearner
 
 
 class ColumnarPPOConfig(PPOConfig):
-    """RLlib's PPO config."""
+    """RLlib's PPO config and the setting that is ours."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or ColumnarPPO)
+        self.kl_stop: float | None = None
+
+    def training(self, *, kl_stop: float | None = None, **kwargs: Any) -> Self:
+        """As RLlib's. An update ends with the first minibatch whose mean KL divergence, from the policy that acted to
+        the one that learns, is above `kl_stop`."""
+        super().training(**kwargs)
+        if kl_stop is not None:
+            self.kl_stop = kl_stop
+        return self
 
     @override(PPOConfig)
     def get_default_learner_class(self) -> type[Learner]:
@@ -92,6 +101,8 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         for batch in self._minibatches(rollout):
             self.learn_from(batch)
             trained += len(batch[Columns.ACTIONS])
+            if config.kl_stop is not None and self._last[LEARNER_RESULTS_KL_KEY] > config.kl_stop:
+                break
         self._log(trained)
         self.after_gradient_based_update(timesteps=timesteps)
 
@@ -130,8 +141,9 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         self._last = {POLICY_LOSS_KEY: policy_loss, ENTROPY_KEY: entropy}
         if config.use_critic:
             loss = loss + config.vf_loss_coeff * self._value_loss(config, batch, fwd_out)
-        if config.use_kl_loss:
-            loss = loss + self.curr_kl_coeffs_per_module[module_id] * self._kl(batch, log_p_NA)
+        if config.use_kl_loss or config.kl_stop is not None:
+            kl = self._kl(batch, log_p_NA)
+            loss = loss + self.curr_kl_coeffs_per_module[module_id] * kl if config.use_kl_loss else loss
         self._last[self.TOTAL_LOSS_KEY] = loss
         return loss
 

@@ -5,13 +5,20 @@ Legend: B batch, C capacity, D observation width, E lanes, T rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tradesweep.agents.fragment import Fragment
+from tradesweep.errors import CheckpointError
+
+DRAWN_AT_ONCE = 32
+"""Minibatches of one gather; more would save nothing and hold memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,42 +42,52 @@ class ReplayBatch:
     rows: npt.NDArray[np.int64]
     """(B,) where they stand, for `update_priorities`"""
 
+    def split(self, size: int) -> Iterator[ReplayBatch]:
+        """Batches of `size`, one behind the other: views."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        for start in range(0, len(self.rows), size):
+            yield ReplayBatch(**{name: column[start : start + size] for name, column in columns.items()})
+
 
 class SumTree:
-    """Priorities of C leaves under a binary tree of sums; all operations are vectorised over the batch."""
+    """Priorities of C leaves under a tree of sums, 16 children a node; all operations take whole batches.
+
+    Sixteen and not two: a level costs a handful of NumPy calls whatever its width, so few wide levels are cheaper.
+    """
+
+    FAN = 16
 
     def __init__(self, capacity: int) -> None:
-        self._leaves = 1 << (capacity - 1).bit_length()
-        self._depth = self._leaves.bit_length() - 1
-        self._nodes = np.zeros(2 * self._leaves)
+        self._levels = [np.zeros((1, self.FAN))]
+        while self._levels[-1].size < capacity:
+            self._levels.append(np.zeros((self._levels[-1].size, self.FAN)))
 
     @property
     def total(self) -> float:
         """Sum of all priorities."""
-        return float(self._nodes[1])
+        return float(np.cumsum(self._levels[0][0])[-1])
 
     def get(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Priorities of the rows."""
-        return self._nodes[self._leaves + rows]
+        return self._levels[-1].ravel()[rows]
 
     def set(self, rows: npt.NDArray[np.int64], priorities: npt.NDArray[np.float64]) -> None:
-        """Set the leaves, then recompute each touched parent once a level."""
-        nodes = self._leaves + rows
-        self._nodes[nodes] = priorities
-        for _ in range(self._depth):
-            nodes = np.unique(nodes >> 1)
-            self._nodes[nodes] = self._nodes[2 * nodes] + self._nodes[2 * nodes + 1]
+        """Set the leaves, then recompute each touched node. A row may be named once."""
+        self._levels[-1].ravel()[rows] = priorities
+        for level, above in zip(self._levels[:0:-1], self._levels[-2::-1], strict=True):
+            rows = rows // self.FAN  # a node named twice gets the same sum twice
+            above.ravel()[rows] = np.cumsum(level[rows], axis=1)[:, -1]
 
     def find(self, masses_B: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Rows whose cumulated priority covers each mass in [0, total)."""
-        nodes = np.ones(len(masses_B), np.int64)
-        masses = masses_B.copy()
-        for _ in range(self._depth):
-            left = self._nodes[2 * nodes]
-            right = masses >= left
-            masses -= np.where(right, left, 0.0)
-            nodes = 2 * nodes + right
-        return nodes - self._leaves
+        nodes_B, masses_B = np.zeros(len(masses_B), np.int64), masses_B.copy()
+        batch_B = np.arange(len(masses_B))
+        for level in self._levels:
+            reach_BF = np.cumsum(level[nodes_B], axis=1)
+            child_B = np.minimum((reach_BF <= masses_B[:, None]).sum(axis=1), self.FAN - 1)
+            masses_B -= np.where(child_B > 0, reach_BF[batch_B, child_B - 1], 0.0)
+            nodes_B = nodes_B * self.FAN + child_B
+        return nodes_B
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +106,8 @@ class ReplayConfig:
     """Exponent on the TD error."""
     beta: float = 0.4
     """Exponent of the importance weights."""
+    checkpoint: bool = False
+    """Keep the contents in checkpoints, so that a restored trial learns on without filling its replay again."""
 
 
 class ColumnarReplay:
@@ -102,12 +121,14 @@ class ColumnarReplay:
         capacity = config.capacity
         self.config = config
         self._generator = generator
-        self._obs = np.empty((capacity, obs_width), np.float32)
-        self._next_obs = np.empty((capacity, obs_width), np.float32)
-        self._actions = np.empty(capacity, np.int64)
-        self._rewards = np.empty(capacity, np.float32)
-        self._terminated = np.empty(capacity, np.bool_)
-        self._n_step = np.empty(capacity, np.float32)
+        self._columns: dict[str, npt.NDArray[Any]] = {
+            "obs": np.empty((capacity, obs_width), np.float32),
+            "next_obs": np.empty((capacity, obs_width), np.float32),
+            "actions": np.empty(capacity, np.int64),
+            "rewards": np.empty(capacity, np.float32),
+            "terminated": np.empty(capacity, np.bool_),
+            "n_step": np.empty(capacity, np.float32),
+        }
         self._tree = SumTree(capacity) if config.prioritized else None
         self._largest_priority = 1.0
         self._next_row = 0
@@ -125,30 +146,28 @@ class ColumnarReplay:
         self._waiting[fragment.runner_id] = _tail(joined, self.config.n_step - 1, complete_TE)
 
     def _append(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        count = len(columns["actions"])
-        rows = (self._next_row + np.arange(count)) % self.config.capacity
-        self._obs[rows], self._next_obs[rows] = columns["obs"], columns["next_obs"]
-        self._actions[rows], self._rewards[rows] = columns["actions"], columns["rewards"]
-        self._terminated[rows], self._n_step[rows] = columns["terminated"], columns["n_step"]
-        if self._tree is not None and count:
-            self._tree.set(rows, np.full(count, self._largest_priority))
-        self._next_row = int((self._next_row + count) % self.config.capacity)
-        self._size = min(self._size + count, self.config.capacity)
+        count, capacity = len(columns["actions"]), self.config.capacity
+        kept = np.arange(max(count - capacity, 0), count)  # of more than there is room for, the newest
+        rows = (self._next_row + kept) % capacity
+        for name, column in columns.items():
+            self._columns[name][rows] = column[kept]
+        if self._tree is not None:
+            self._tree.set(rows, np.full(len(rows), self._largest_priority))
+        self._next_row = (self._next_row + count) % capacity
+        self._size = min(self._size + count, capacity)
+
+    def minibatches(self, count: int, size: int) -> Iterator[ReplayBatch]:
+        """`count` minibatches. Priorities move with each; without them many are drawn by one gather."""
+        at_once = 1 if self.config.prioritized else DRAWN_AT_ONCE
+        for start in range(0, count, at_once):
+            yield from self.sample(min(at_once, count - start) * size).split(size)
 
     def sample(self, count: int) -> ReplayBatch:
         """Draw `count` transitions with replacement. The buffer must not be empty."""
         assert self._size, "sample() before anything was added"
         rows, weights = self._draw(count)
-        return ReplayBatch(
-            obs=self._obs[rows],
-            next_obs=self._next_obs[rows],
-            actions=self._actions[rows],
-            rewards=self._rewards[rows],
-            terminated=self._terminated[rows],
-            n_step=self._n_step[rows],
-            weights=weights,
-            rows=rows,
-        )
+        drawn = {name: column.take(rows, axis=0) for name, column in self._columns.items()}
+        return ReplayBatch(**drawn, weights=weights, rows=rows)
 
     def _draw(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         if self._tree is None:
@@ -169,6 +188,50 @@ class ColumnarReplay:
         priorities = (errors + 1e-6) ** self.config.alpha
         self._largest_priority = max(self._largest_priority, float(priorities.max()))
         self._tree.set(unique, priorities)
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, *, pace: tuple[int, float]) -> None:
+        """Write what is stored, its priorities and the state of the draws as one npz file, and with them `pace`.
+
+        Rows that wait for their n steps are left out: whoever restores begins fresh episodes.
+        """
+        rows = np.arange(self._size)
+        priorities = self._tree.get(rows) if self._tree is not None else np.zeros(0)
+        facts = {
+            "next_row": self._next_row,
+            "largest_priority": self._largest_priority,
+            "generator": self._generator.bit_generator.state,
+            "pace": pace,
+        }
+        columns = {name: column[: self._size] for name, column in self._columns.items()}
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), priorities=priorities, **columns)
+
+    def load(self, path: Path) -> tuple[int, float]:
+        """Go on from what `save` wrote; return its pace. Raises CheckpointError for a replay of another shape."""
+        with np.load(path, allow_pickle=False) as saved:
+            columns = {name: saved[name] for name in self._columns}
+            facts, priorities = json.loads(str(saved["facts"])), saved["priorities"]
+        self._check_fits(path, columns)
+        self._size = len(columns["actions"])
+        for name, column in columns.items():
+            self._columns[name][: self._size] = column
+        self._next_row, self._largest_priority = facts["next_row"], facts["largest_priority"]
+        self._generator.bit_generator.state = facts["generator"]
+        if self._tree is not None:
+            self._tree.set(np.arange(self._size), priorities)
+        self._waiting.clear()
+        steps, due = facts["pace"]
+        return int(steps), float(due)
+
+    def _check_fits(self, path: Path, columns: dict[str, npt.NDArray[Any]]) -> None:
+        stored, (capacity, width) = columns["obs"].shape, self._columns["obs"].shape
+        if stored[0] > capacity or stored[1] != width:
+            raise CheckpointError(
+                f"{path} must hold at most {capacity:,} observations of width {width}, was {stored[0]:,} of width"
+                f" {stored[1]}; restore it with the settings it was saved with"
+            )
 
 
 def _join(before: Fragment | None, fragment: Fragment) -> Fragment:

@@ -40,6 +40,8 @@ from tradesweep.names import ProducerKey, ProducerRole, Record
 from tradesweep.recording import Producer, connect_recorder
 
 EVALUATION_SEED_OFFSET = 1_000_000
+ACTIONS_TAG = 3
+"""Tells the random numbers of actions from those of replay (1) and minibatches (2)."""
 
 STEP_RECORDS = (Record.STEPS, Record.FILLS)
 """What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
@@ -63,7 +65,10 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._tape: Tape | None = None
         super().__init__(config=config, **kwargs)
         seed = 0 if self.config.seed is None else int(self.config.seed)
-        self._generator = np.random.default_rng([seed, self.worker_index or 0, int(self.config.in_evaluation)])
+        # The tag keeps it apart from the lanes' generators: NumPy takes [n, 0, 0] for n.
+        self._generator = np.random.default_rng(
+            [seed, ACTIONS_TAG, self.worker_index or 0, int(self.config.in_evaluation)]
+        )
         self._live = LiveEpisodes(self, self._callbacks) if any(map(self._hears, EPISODE_HOOKS)) else None
 
     def _hears(self, hook: str) -> bool:
