@@ -41,7 +41,7 @@ def test_training_keys_are_set_with_their_dots_or_nested(load) -> None:
     assert load("fixed.model.hiddens=[8]").fixed["model.hiddens"] == [8]
     assert load("fixed.model={hiddens: [8]}").fixed["model.hiddens"] == [8]
     assert load("fixed={model: {hiddens: [8]}}").fixed == {"model.hiddens": [8]}
-    assert load("fixed.replay_buffer_config.capacity=900").fixed["replay_buffer_config.capacity"] == 900
+    assert load("fixed.replay_buffer_config.capacity=1900").fixed["replay_buffer_config.capacity"] == 1900
 
 
 def test_a_key_set_under_search_leaves_fixed_and_the_other_way_round(load) -> None:

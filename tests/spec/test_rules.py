@@ -39,22 +39,38 @@ def test_what_just_fits_passes(load, ppo: str, dqn: str) -> None:
     assert load("fixed.minibatch_size=512", sweep=ppo).fixed["minibatch_size"] == 512
     assert load(sweep=dqn)
     assert load("fixed.n_step=49").fixed["n_step"] == 49
-    assert load("fixed.replay_buffer_config.capacity=32").fixed["replay_buffer_config.capacity"] == 32
+    small = "fixed={replay_buffer_config: {capacity: 32}, num_steps_sampled_before_learning_starts: 32}"
+    assert load(small).fixed["replay_buffer_config.capacity"] == 32
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("fixed.n_step=50", "fixed.n_step must be below env.episode_bars (50), was 50"),
-        ("search.n_step={randint: [1, 60]}", "search.n_step must be below env.episode_bars (50), was 60"),
+        ("fixed.n_step=50", "fixed.n_step must be below env.episode_bars (50), was 50; write at most 49"),
+        (
+            "search.n_step={randint: [1, 60]}",
+            "search.n_step must be below env.episode_bars (50), was 60; write at most",
+        ),
         ("search.n_step={choice: [1, 50]}", "search.n_step must be below env.episode_bars (50), was 50"),
         (
-            "fixed.replay_buffer_config={capacity: 31}",
+            "fixed={replay_buffer_config: {capacity: 31}, num_steps_sampled_before_learning_starts: 9}",
             "fixed.train_batch_size_per_learner must be at most replay_buffer_config.capacity (31), was 32; this is it",
         ),
         (
-            "search.replay_buffer_config.capacity={choice: [16, 1000]}",
-            "fixed.train_batch_size_per_learner must be at most replay_buffer_config.capacity (16), was 32",
+            "search={lr: {uniform: [0.1, 0.2]}, replay_buffer_config.capacity: {choice: [31, 1000]},"
+            " num_steps_sampled_before_learning_starts: {choice: [9, 31]}}",
+            "fixed.train_batch_size_per_learner must be at most replay_buffer_config.capacity (31), was 32",
+        ),
+        (
+            "fixed.replay_buffer_config={capacity: 999}",
+            "fixed.num_steps_sampled_before_learning_starts must be at most replay_buffer_config.capacity (999), was "
+            "1000; this is its default; set fixed.num_steps_sampled_before_learning_starts to 999",
+        ),
+        (
+            "search={num_steps_sampled_before_learning_starts: {choice: [100, 3000]},"
+            " replay_buffer_config.capacity: {choice: [2000, 5000]}}",
+            "search.num_steps_sampled_before_learning_starts must be at most replay_buffer_config.capacity (2000), was "
+            "3000; write at most 2000",
         ),
         (
             "fixed.num_steps_sampled_before_learning_starts=4000",

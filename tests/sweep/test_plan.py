@@ -12,6 +12,7 @@ import pytest
 from tradesweep.errors import SpecError
 from tradesweep.spec import list_experiments, load_spec
 from tradesweep.sweep.plan import make_plan
+from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,6 +46,34 @@ def test_a_ppo_batch_may_not_span_two_evaluations(load) -> None:
     sweep = f"algorithm: ppo\n{fixed}\nsearch: {{lr: {{uniform: [0.1, 0.2]}}}}"
     with pytest.raises(SpecError, match=r"budget.env_steps_per_trial must give each of 8 evaluations"):
         make_plan(load(sweep=sweep))
+
+
+def test_a_training_step_of_dqn_may_not_span_two_evaluations(load) -> None:
+    with pytest.raises(SpecError) as refused:
+        make_plan(load("budget.env_steps_per_trial=600", "resources.lanes=40"))
+    assert "budget.env_steps_per_trial must give each of 8 evaluations at least one training step of 80" in str(
+        refused.value
+    )
+    assert str(refused.value).endswith(", was 600; write at least 640")
+    assert make_plan(load("budget.env_steps_per_trial=640", "resources.lanes=40")).env_steps == 3 * 640
+
+
+def test_a_replay_in_checkpoints_counts_on_disk_and_every_replay_in_memory(load) -> None:
+    plain, kept = make_plan(load()), make_plan(load("fixed.replay_buffer_config.checkpoint=true"))
+    width = 2 + 1 + 3 + 1 + 1  # two features, exposure, one of three positions, unrealised return, bars in trade
+    replay = 1024 * (8 * width + 25)
+    assert kept.disk_bytes - plain.disk_bytes == 3 * 2 * replay
+    assert plain.resources.memory_bytes == BYTES_OF_DRIVER + plain.resources.concurrent_trials * (
+        BYTES_PER_PROCESS + replay
+    )
+
+
+def test_updates_are_counted_for_the_largest_values_that_can_be_drawn(load) -> None:
+    dqn = "algorithm: dqn\nfixed: {num_steps_sampled_before_learning_starts: 9}\n"
+    searched = make_plan(load(sweep=f"{dqn}search: {{updates_per_env_step: {{uniform: [0.5, 2.0]}}}}"))
+    assert searched.updates == 3 * 2 * 1024
+    ppo = "algorithm: ppo\nfixed: {train_batch_size_per_learner: 128, minibatch_size: 64}\n"
+    assert make_plan(load(sweep=f"{ppo}search: {{num_epochs: {{choice: [2, 5]}}}}")).updates == 3 * 8 * 5 * 2
 
 
 @pytest.mark.parametrize("override", ["seeds=2", "confirm={top: 1, seeds: 2}"])

@@ -6,38 +6,101 @@ import pytest
 
 from tradesweep.errors import SpecError
 from tradesweep.sweep import machine
-from tradesweep.sweep.resources import resolve_resources
+from tradesweep.sweep.machine import Machine
+from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS, resolve_resources
+
+PPO = """
+algorithm: ppo
+fixed: {minibatch_size: 8}
+search: {train_batch_size_per_learner: {choice: [%s]}}
+"""
 
 
 def test_by_default_each_core_has_a_trial(load) -> None:
-    resources = resolve_resources(load(), cpus=2)
+    resources = resolve_resources(load(), Machine(cpus=2))
     assert (resources.concurrent_trials, resources.env_runners, resources.cpus_per_trial) == (2, 0, 1.0)
     assert resources.bundles() == [{"CPU": 1.0}]
 
 
 def test_two_runners_and_their_trial_share_two_cores(load) -> None:
-    resources = resolve_resources(load("resources.env_runners=2"), cpus=2)
+    resources = resolve_resources(load("resources.env_runners=2"), Machine(cpus=2))
     assert resources.concurrent_trials == 1
     assert len(resources.bundles()) == 3
     assert sum(bundle["CPU"] for bundle in resources.bundles()) <= 2
 
 
 def test_never_more_trials_at_once_than_there_are(load) -> None:
-    assert resolve_resources(load("budget.trials=1"), cpus=64).concurrent_trials == 1
+    assert resolve_resources(load("budget.trials=1"), Machine(cpus=64)).concurrent_trials == 1
+
+
+def test_the_plan_says_what_bounds_the_trials_at_a_time(load) -> None:
+    spec = load("resources.cpus_per_trial=2")
+    gigabytes = 5 * 10**9
+    assert resolve_resources(spec, Machine(cpus=4)).why.startswith("2 of 4 CPUs for each trial; sampling in process")
+    assert resolve_resources(spec, Machine(cpus=64, free_bytes=gigabytes)).why.startswith("no more trials than that")
+    tight = Machine(cpus=4, free_bytes=BYTES_OF_DRIVER + 2 * BYTES_PER_PROCESS - 1)
+    bound = resolve_resources(spec, tight)
+    assert bound.concurrent_trials == 1
+    assert bound.why.startswith("1.9 GB of memory are free, a trial takes 0.45 GB; ")
+    assert resolve_resources(load("resources.concurrent_trials=2"), tight).why.startswith("trials at a time as the sp")
+
+
+@pytest.mark.parametrize(("trials", "room"), [(3, 10.0), (2, 2.5), (1, 0.2)])
+def test_memory_bounds_the_trials_at_a_time_but_one_always_runs(load, trials: int, room: float) -> None:
+    each = 2 * BYTES_PER_PROCESS + 10**8
+    machine = Machine(cpus=8, free_bytes=BYTES_OF_DRIVER + int(room * each))
+    resources = resolve_resources(load("resources.env_runners=1"), machine, replay_bytes=10**8)
+    assert resources.concurrent_trials == trials
+    assert resources.memory_bytes == BYTES_OF_DRIVER + trials * each
+
+
+def test_what_a_sweep_is_does_not_depend_on_the_machine_or_on_its_trials(load) -> None:
+    for cpus in (1, 2, 64):
+        for trials in (1, 100):
+            resources = resolve_resources(load(f"budget.trials={trials}", "resources.lanes=auto"), Machine(cpus=cpus))
+            assert (resources.env_runners, resources.lanes) == (0, 8)
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
-        ("resources.cpus_per_trial=8", "resources.cpus_per_trial must be at most the 2 CPUs"),
-        ("resources.concurrent_trials=3", "resources.concurrent_trials must leave 1 CPUs to each trial"),
-        ("resources.env_runners=3", "resources.lanes must be a multiple of resources.env_runners (3), was 4"),
+        (
+            ["cpus_per_trial=8"],
+            "resources.cpus_per_trial must be at most the 2 CPUs of this machine, or no trial can e",
+        ),
+        (["concurrent_trials=3"], "resources.concurrent_trials must leave 1 CPUs to each trial on a machine of 2, was"),
+        (
+            ["env_runners=3"],
+            "resources.env_runners must be at most the 2 CPUs of this machine: runners sample at the s",
+        ),
+        (["env_runners=3"], "same time, was 3; write 2, or auto"),
+        (["env_runners=2", "lanes=5"], "resources.lanes must be a multiple of resources.env_runners (2), was 5; writ"),
+        (["env_runners=2", "lanes=7"], "was 7; write 8"),
+        (["env_runners=2", "lanes=1"], "was 1; write 2"),
+        (["env_runners=2", "lanes=999"], "was 999; write 64"),
+        (["lanes=65"], "resources.lanes must be at most the env steps of a training step of dqn (64): each of its row"),
+        (["lanes=65"], "was 65; write 64"),
     ],
 )
-def test_what_can_never_be_scheduled_is_refused_with_its_place(load, override: str, message: str) -> None:
+def test_what_can_never_be_scheduled_is_refused_with_its_place(load, overrides: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=r"--set|experiments\.yaml") as refused:
-        resolve_resources(load(override), cpus=2)
+        resolve_resources(load(*(f"resources.{override}" for override in overrides)), Machine(cpus=2))
     assert message in str(refused.value)
+
+
+def test_a_row_of_all_lanes_fits_into_the_smallest_batch_that_can_be_drawn(load) -> None:
+    sweep = PPO % "512, 21"
+    with pytest.raises(SpecError) as refused:
+        resolve_resources(load("resources={lanes: 24, env_runners: 2}", sweep=sweep), Machine(cpus=2))
+    assert "resources.lanes must be at most train_batch_size_per_learner (21): each of its ro" in str(refused.value)
+    assert str(refused.value).endswith(", was 24; write 20")
+    assert resolve_resources(load("resources.lanes=21", sweep=sweep), Machine(cpus=2)).lanes == 21
+    assert resolve_resources(load("resources.lanes=auto", sweep=PPO % "10, 512"), Machine(cpus=2)).lanes == 10
+
+
+def test_lanes_chosen_by_themselves_divide_among_the_runners(load) -> None:
+    spec = load("resources={lanes: auto, env_runners: 3}", sweep=PPO % "512")
+    assert resolve_resources(spec, Machine(cpus=4)).lanes == 18
 
 
 def test_cpus_are_capped_by_the_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -50,3 +113,38 @@ def test_cpus_are_capped_by_the_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert unlimited >= 1
     quota.write_text(f"{unlimited * 400000} 100000\n")
     assert machine.count_cpus() == unlimited
+
+
+MEMINFO = "MemTotal: 9000000 kB\nMemAvailable: 2000000 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [
+        ("max", "1", 2_000_000 * 1024),
+        ("9000000000", "1000", 2_000_000 * 1024),
+        ("1000000000", "300000000", 700_000_000),
+        ("100", "300", 0),
+        (None, None, 2_000_000 * 1024),
+    ],
+)
+def test_free_memory_is_capped_by_the_cgroup(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, limit: str | None, used: str | None, expected: int
+) -> None:
+    facts, files = tmp_path / "meminfo", (tmp_path / "memory.max", tmp_path / "memory.current")
+    facts.write_text(MEMINFO)
+    for file, text in zip(files, (limit, used), strict=True):
+        if text is not None:
+            file.write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "MEMORY_FACTS", facts)
+    monkeypatch.setattr(machine, "CGROUP_V2_MEMORY", files)
+    assert machine.free_memory() == expected
+
+
+def test_where_nobody_says_how_much_memory_is_free_it_bounds_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, load
+) -> None:
+    monkeypatch.setattr(machine, "MEMORY_FACTS", tmp_path / "none")
+    monkeypatch.setattr(machine, "CGROUP_V2_MEMORY", (tmp_path / "none", tmp_path / "none"))
+    assert machine.free_memory() is None
+    assert resolve_resources(load(), Machine(cpus=64, free_bytes=None)).concurrent_trials == 3

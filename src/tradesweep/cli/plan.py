@@ -71,6 +71,8 @@ def summary_lines(made: Plan) -> list[str]:
     return [
         row("trials", f"{made.trials}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
         row("each", f"{have.cpus_per_trial:g} of the CPUs, {runners}, {have.lanes} lanes"),
+        row("because", have.why),
+        row("memory", f"about {format_bytes(have.memory_bytes)} for all processes"),
         row("env steps", f"{made.env_steps:,} ({budget.env_steps_per_trial:,} a trial), {made.updates:,} updates"),
         row("evaluations", f"{made.spec.evaluation.count} a trial, {made.validation_bars:,} bars each"),
         row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk"),

@@ -1,7 +1,7 @@
 """From YAML to one frozen SweepSpec; the search space, independent of Ray."""
 
 from tradesweep.spec.distributions import Choice, Distribution, Grid, LogUniform, QUniform, RandInt, Uniform
-from tradesweep.spec.keys import Key, keys_of
+from tradesweep.spec.keys import STEPS_PER_TRAINING_STEP, Key, keys_of
 from tradesweep.spec.load import check_name, list_experiments, load_spec
 from tradesweep.spec.models import (
     BudgetSpec,
@@ -18,8 +18,10 @@ from tradesweep.spec.models import (
     SplitsSpec,
     SweepSpec,
 )
+from tradesweep.spec.rules import possible_values
 
 __all__ = [
+    "STEPS_PER_TRAINING_STEP",
     "BudgetSpec",
     "Choice",
     "ConfirmSpec",
@@ -45,4 +47,5 @@ __all__ = [
     "keys_of",
     "list_experiments",
     "load_spec",
+    "possible_values",
 ]

@@ -18,6 +18,9 @@ from typing import Any
 from tradesweep.spec.problems import is_a
 
 ALGORITHMS = ("dqn", "ppo")
+STEPS_PER_TRAINING_STEP = 64
+"""Env steps of a training step of DQN at least, through all lanes: enough to spread the cost of a weight push, few
+enough that the acting weights are hardly older than that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +123,12 @@ DQN_KEYS = {
     "replay_buffer_config.capacity": Key(type="int", default=50_000, least=1),
     "replay_buffer_config.alpha": Key(type="float", default=0.6, least=0),
     "replay_buffer_config.beta": Key(type="float", default=0.4, least=0),
+    "replay_buffer_config.checkpoint": Key(type="bool", default=False),
 }
+
+PPO_KEYS = {"kl_stop": Key(type="float", default=None, above=0, nullable=True)}
+OWN_KEYS = {"dqn": DQN_KEYS, "ppo": PPO_KEYS}
+"""Keys that RLlib does not have."""
 
 OWNED = {
     "num_env_runners": "resources.env_runners",
@@ -132,7 +140,7 @@ OWNED = {
     "num_gpus_per_learner": "resources.gpus_per_trial",
     "num_learners": "resources",
     "training_intensity": "updates_per_env_step",
-    "replay_buffer_config": "replay_buffer_config.capacity, .type, .alpha or .beta",
+    "replay_buffer_config": "replay_buffer_config.capacity, .type, .alpha, .beta or .checkpoint",
     "model": "model.hiddens or model.activation",
     "model_config": "model.hiddens or model.activation",
     "fcnet_hiddens": "model.hiddens",
@@ -149,6 +157,7 @@ OWNED = {
     "lambda": "lambda_",
     "lr_schedule": "lr",
     "stop": "budget",
+    "target_kl": "kl_stop, or kl_target for RLlib's adaptive penalty",
 }
 """Keys that belong elsewhere, and where."""
 
@@ -156,7 +165,7 @@ OWNED_PREFIXES = {
     "num_gpus_per_": "resources.gpus_per_trial",
     "num_cpus_per_": "resources.cpus_per_trial",
     "evaluation_": "evaluation",
-    "replay_buffer_": "replay_buffer_config.capacity, .type, .alpha or .beta",
+    "replay_buffer_": "replay_buffer_config.capacity, .type, .alpha, .beta or .checkpoint",
 }
 """Families of such keys."""
 
@@ -188,12 +197,11 @@ def flatten_keys(written: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def keys_of(algorithm: str) -> Mapping[str, Key]:
     """Every key a sweep file of `algorithm` may hold."""
     committed = json.loads(files("tradesweep.spec").joinpath("rllib_keys.json").read_text(encoding="utf-8"))
-    own = DQN_KEYS if algorithm == "dqn" else {}
     rllib = {
         name: Key(**{**fields, "options": tuple(fields["options"]) if "options" in fields else None})
         for name, fields in committed[algorithm].items()
     }
-    return {**rllib, **MODEL_KEYS, **own}
+    return {**rllib, **MODEL_KEYS, **OWN_KEYS[algorithm]}
 
 
 MOST_LISTED = 40

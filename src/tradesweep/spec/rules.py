@@ -11,6 +11,8 @@ from tradesweep.spec.keys import keys_of, suggest
 from tradesweep.spec.models import SweepSpec
 from tradesweep.spec.problems import raise_all
 
+BATCH, CAPACITY = "train_batch_size_per_learner", "replay_buffer_config.capacity"
+WARM_UP = "num_steps_sampled_before_learning_starts"
 MOST_COMBINATIONS = 100_000
 """Of a grid, as many as a budget may hold."""
 
@@ -108,15 +110,16 @@ def _in_words(domain: AnyDistribution) -> str:
 
 
 def _bound_problems(spec: SweepSpec) -> list[SpecError]:
+    """What is compared with each other, in the worst case of all that can be drawn."""
     problems = []
     if spec.budget.env_steps_per_trial < spec.evaluation.count:
         rule = f"must be at least evaluation.count ({spec.evaluation.count})"
         problems.append(spec.error_at("budget.env_steps_per_trial", rule, spec.budget.env_steps_per_trial))
-    problems += _at_most(spec, "minibatch_size", "train_batch_size_per_learner")
-    problems += _at_most(spec, "train_batch_size_per_learner", "replay_buffer_config.capacity")
+    problems += _at_most(spec, "minibatch_size", BATCH)
+    problems += _at_most(spec, BATCH, CAPACITY)
+    problems += _at_most(spec, WARM_UP, CAPACITY)
     problems += _below(spec, "n_step", "env.episode_bars", spec.env.episode_bars)
-    steps = spec.budget.env_steps_per_trial
-    problems += _below(spec, "num_steps_sampled_before_learning_starts", "budget.env_steps_per_trial", steps)
+    problems += _below(spec, WARM_UP, "budget.env_steps_per_trial", spec.budget.env_steps_per_trial)
     return problems
 
 
@@ -124,27 +127,31 @@ def _at_most(spec: SweepSpec, smaller: str, larger: str) -> list[SpecError]:
     """`smaller` may never exceed `larger`, whatever is drawn."""
     if not {smaller, larger} <= keys_of(spec.algorithm).keys():
         return []
-    most, least = max(_values(spec, smaller)), min(_values(spec, larger))
+    most, least = max(possible_values(spec, smaller)), min(possible_values(spec, larger))
     if most <= least:
         return []
-    return [_bound_error(spec, smaller, f"must be at most {larger} ({least:g})", most)]
+    return [_bound_error(spec, smaller, f"must be at most {larger} ({int(least)})", most, least)]
 
 
 def _below(spec: SweepSpec, name: str, limit_name: str, limit: int) -> list[SpecError]:
-    if name not in keys_of(spec.algorithm) or max(_values(spec, name)) < limit:
+    if name not in keys_of(spec.algorithm) or max(possible_values(spec, name)) < limit:
         return []
-    return [_bound_error(spec, name, f"must be below {limit_name} ({limit:g})", max(_values(spec, name)))]
+    rule = f"must be below {limit_name} ({limit})"
+    return [_bound_error(spec, name, rule, max(possible_values(spec, name)), limit - 1)]
 
 
-def _bound_error(spec: SweepSpec, name: str, rule: str, value: float) -> SpecError:
+def _bound_error(spec: SweepSpec, name: str, rule: str, value: float, nearest: float) -> SpecError:
     """At the place where the value was decided; a default that is too large has none."""
     part = "search" if name in spec.search else "fixed"
-    remedy = "" if name in (*spec.search, *spec.fixed) else f"this is its default; set fixed.{name}"
+    is_written = name in (*spec.search, *spec.fixed)
+    remedy = (
+        f"write at most {int(nearest)}" if is_written else f"this is its default; set fixed.{name} to {int(nearest)}"
+    )
     return spec.error_at(f"{part}.{name}", rule, int(value), remedy)
 
 
-def _values(spec: SweepSpec, name: str) -> list[int]:
-    """The extremes of a whole-numbered key; its default too where a condition can switch it off."""
+def possible_values(spec: SweepSpec, name: str) -> list[float]:
+    """The extremes of a numeric key; its default too where a condition can switch it off."""
     default = keys_of(spec.algorithm)[name].default
     if name not in spec.search:
         return [spec.fixed.get(name, default)]

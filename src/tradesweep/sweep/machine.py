@@ -1,13 +1,30 @@
-"""How many CPUs this process may really use."""
+"""How many CPUs and how much memory this process may really use."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+CGROUP_V2_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+MEMORY_FACTS = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What a sweep may divide."""
+
+    cpus: int
+    free_bytes: int | None = None
+    """Memory that is free; None: unknown."""
+
+
+def look_at_machine() -> Machine:
+    """This machine, now."""
+    return Machine(cpus=count_cpus(), free_bytes=free_memory())
 
 
 def count_cpus() -> int:
@@ -27,3 +44,26 @@ def _cgroup_quota() -> float | None:
     except (OSError, ValueError):
         return None
     return limit / span if limit > 0 else None
+
+
+def free_memory() -> int | None:
+    """Bytes that new processes may take, capped by the cgroup's limit; None where nobody says."""
+    known = [free for free in (_free_of_machine(), _free_of_cgroup()) if free is not None]
+    return min(known, default=None)
+
+
+def _free_of_machine() -> int | None:
+    try:
+        lines = MEMORY_FACTS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _free_of_cgroup() -> int | None:
+    """What its limit leaves, None without a limit."""
+    try:
+        limit, used = (path.read_text().strip() for path in CGROUP_V2_MEMORY)
+        return None if limit == "max" else max(int(limit) - int(used), 0)
+    except (OSError, ValueError):
+        return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tradesweep.env import EnvConfig, check_causal, compile_env, compile_market
+from tradesweep.env import EnvConfig, build_observer, build_reward, check_causal, compile_env, compile_market
 from tradesweep.market import LookaheadVerdict, Market, SplitFacts, plan_warnings, split_facts
 from tradesweep.metrics import expected_max_sharpe
 from tradesweep.policy import check_evaluable
-from tradesweep.spec import Choice, Grid, SweepSpec
-from tradesweep.sweep.machine import count_cpus
+from tradesweep.spec import STEPS_PER_TRAINING_STEP, SweepSpec, possible_values
+from tradesweep.sweep.machine import look_at_machine
 from tradesweep.sweep.points import count_points
 from tradesweep.sweep.resources import Resources, resolve_resources
 
@@ -18,6 +18,8 @@ BYTES_PER_STEP = 160
 """Measured on SQLite: a steps row with its share of fills, trades and episodes."""
 BYTES_PER_CHECKPOINT = 400_000
 """Measured: RLlib's state and the plain policy of a 64x64 network."""
+CHECKPOINTS_KEPT = 2
+"""Of a trial: the best and the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +78,16 @@ def make_plan(spec: SweepSpec) -> Plan:
         check_evaluable(market, config.window_bars, split)
     lookahead = check_causal(spec, market)
     lookahead.check()
-    resources = resolve_resources(spec, count_cpus())
-    check_intervals(spec)
+    replay_bytes = count_replay_bytes(spec, market, config)
+    resources = resolve_resources(spec, look_at_machine(), replay_bytes=replay_bytes)
+    check_intervals(spec, resources.lanes)
     sha256, lanes, runners = market.sha256, resources.lanes, resources.env_runners
     trials = count_points(spec)
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
     rows = count_rows(spec, trials, bars)
-    disk_bytes = rows * BYTES_PER_STEP + trials * 2 * BYTES_PER_CHECKPOINT
+    checkpoint_bytes = BYTES_PER_CHECKPOINT + (replay_bytes if keeps_replay(spec) else 0)
+    disk_bytes = rows * BYTES_PER_STEP + trials * CHECKPOINTS_KEPT * checkpoint_bytes
     check_disk(spec, disk_bytes)
     cost = (config.costs.fee_bps + config.costs.slippage_bps) / 1e4
     return Plan(
@@ -132,35 +136,50 @@ def check_disk(spec: SweepSpec, disk_bytes: int) -> None:
         )
 
 
-def check_intervals(spec: SweepSpec) -> None:
-    """Each evaluation needs training steps of its own: a batch may not span two evaluations."""
-    interval = spec.budget.env_steps_per_trial // spec.evaluation.count
-    batch = largest_value(spec, "train_batch_size_per_learner", 4000 if spec.algorithm == "ppo" else 1)
-    if spec.algorithm == "ppo" and batch > interval:
+def check_intervals(spec: SweepSpec, lanes: int) -> None:
+    """Each evaluation needs training steps of its own: none may span two evaluations."""
+    count = spec.evaluation.count
+    if spec.algorithm == "ppo":
+        least, word = largest_value(spec, "train_batch_size_per_learner"), "batch"
+        remedy = ", or a smaller train_batch_size_per_learner"
+    else:
+        least, word, remedy = -(-STEPS_PER_TRAINING_STEP // lanes) * lanes, "training step", ""
+    if least > spec.budget.env_steps_per_trial // count:
         raise spec.error_at(
             "budget.env_steps_per_trial",
-            f"must give each of {spec.evaluation.count} evaluations at least one batch of {batch:g} steps",
+            f"must give each of {count} evaluations at least one {word} of {least:g} steps",
             spec.budget.env_steps_per_trial,
-            f"write at least {int(batch) * spec.evaluation.count}, or a smaller train_batch_size_per_learner",
+            f"write at least {int(least) * count}{remedy}",
         )
 
 
-def largest_value(spec: SweepSpec, key: str, default: float) -> float:
-    """The largest value a key can take in this sweep."""
-    if key in spec.search:
-        domain = spec.search[key]
-        return max(map(float, domain.options)) if isinstance(domain, (Choice, Grid)) else float(domain.high)
-    return float(spec.fixed.get(key, default))
+def count_replay_bytes(spec: SweepSpec, market: Market, config: EnvConfig) -> int:
+    """What the largest replay of a trial holds: two observations a transition, and six numbers."""
+    if spec.algorithm != "dqn":
+        return 0
+    reward = build_reward(config.reward, config.reward_params)
+    width = build_observer(market, config, lanes=1, reward_state_size=reward.state_size).width
+    stored = min(largest_value(spec, "replay_buffer_config.capacity"), spec.budget.env_steps_per_trial)
+    return int(stored * (8 * width + 25))
+
+
+def keeps_replay(spec: SweepSpec) -> bool:
+    """Whether checkpoints hold the replay's contents, at some point at least."""
+    return spec.algorithm == "dqn" and any(possible_values(spec, "replay_buffer_config.checkpoint"))
+
+
+def largest_value(spec: SweepSpec, key: str) -> float:
+    """The largest value a numeric key can take in this sweep."""
+    return float(max(possible_values(spec, key)))
 
 
 def updates_per_trial(spec: SweepSpec) -> int:
     """Gradient steps a trial makes."""
     steps = spec.budget.env_steps_per_trial
     if spec.algorithm == "dqn":
-        return int(steps * largest_value(spec, "updates_per_env_step", 0.25))
-    batch = largest_value(spec, "train_batch_size_per_learner", 4000)
-    epochs = largest_value(spec, "num_epochs", 30)
-    return int(steps // batch * epochs * max(batch // largest_value(spec, "minibatch_size", 128), 1))
+        return int(steps * largest_value(spec, "updates_per_env_step"))
+    batch, epochs = largest_value(spec, "train_batch_size_per_learner"), largest_value(spec, "num_epochs")
+    return int(steps // batch * epochs * max(batch // largest_value(spec, "minibatch_size"), 1))
 
 
 def count_rows(spec: SweepSpec, trials: int, validation_bars: int) -> int:
