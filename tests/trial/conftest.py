@@ -61,7 +61,7 @@ RAY_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 
-torch.set_num_threads(1)  # as the trainable does
+torch.set_num_threads(1)  # as in the processes of a sweep
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ code: name only files that you would run yourself.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -85,8 +86,14 @@ def _registry_of(registry: str, place: str, module: ModuleType, *, required: boo
 
 
 def _load_entry_points(registry: str) -> list[tuple[str, Mapping[str, Any]]]:
-    points = entry_points(group=f"tradesweep.{registry}")
+    points = _find_entry_points(registry)
     return [(f"entry point {p.value}", {p.name: _guarded(p.value, p.load)}) for p in points]
+
+
+@cache
+def _find_entry_points(registry: str) -> EntryPoints:
+    """Looked up once a process: it reads a file of every installed package, and each trial asks again."""
+    return entry_points(group=f"tradesweep.{registry}")
 
 
 def _guarded(place: str, load: Any) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tradesweep.errors import CheckpointError
 MANIFEST = "MANIFEST.json"
 FORMAT_VERSION = 1
 _UNFINISHED = ".MANIFEST.json.tmp"
+_FLUSHES_AT_A_TIME = 8
 
 
 def write_manifest(folder: Path, extra: Mapping[str, Any]) -> str:
@@ -26,9 +28,8 @@ def write_manifest(folder: Path, extra: Mapping[str, Any]) -> str:
     """
     (folder / _UNFINISHED).unlink(missing_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    files = {name: _describe(folder / name, flush=True) for name in _list_files(folder)}
-    for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        _flush_directory(directory)
+    files = {name: _describe(folder / name) for name in _list_files(folder)}
+    _flush_all([folder, *folder.rglob("*")])
     manifest = {"format_version": FORMAT_VERSION, "files": files, "facts": dict(extra)}
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
     _write_atomically(folder, text)
@@ -66,12 +67,10 @@ def _list_files(folder: Path) -> list[str]:
     return names
 
 
-def _describe(path: Path, *, flush: bool = False) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     """Size in bytes and sha256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-        if flush:
-            os.fsync(file.fileno())
         return {"bytes": file.tell(), "sha256": digest.hexdigest()}
 
 
@@ -82,11 +81,17 @@ def _write_atomically(folder: Path, text: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(folder / MANIFEST)
-    _flush_directory(folder)
+    _flush(folder)
 
 
-def _flush_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _flush_all(paths: Sequence[Path]) -> None:
+    """Files and folders, many at a time: a journal writes what waits together at once, one after the other each."""
+    with ThreadPoolExecutor(_FLUSHES_AT_A_TIME) as threads:
+        list(threads.map(_flush, paths))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -31,11 +31,11 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
 }
-"""Set before Ray starts and inherited by every process: no telemetry, one torch thread a process, and nothing
-logged twice."""
+"""Set before Ray starts and inherited by every process: no telemetry, and nothing logged twice."""
+
+THREADS = "OMP_NUM_THREADS"
+"""Threads of a process, torch's and MKL's: 1, since trials share the cores already. Read once, when torch is loaded."""
 
 FOLDER = "ts"
 """Name of Ray's session folder in the temporary folder, before the driver's pid: socket paths may have 107 bytes."""
@@ -48,7 +48,10 @@ SECRETS = (DB_URL,)
 
 @contextmanager
 def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
-    """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind."""
+    """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind.
+
+    Every process computes in one thread, or in as many as OMP_NUM_THREADS says.
+    """
     _prepare_environment()
     address = os.environ.get("RAY_ADDRESS")
     folder = None if address else _make_folder()
@@ -62,7 +65,7 @@ def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
 
 
 def _prepare_environment() -> None:
-    for name, value in RAY_SETTINGS.items():
+    for name, value in (RAY_SETTINGS | {THREADS: "1"}).items():
         os.environ.setdefault(name, value)
     for name in SECRETS:
         os.environ.pop(name, None)
@@ -71,7 +74,8 @@ def _prepare_environment() -> None:
 def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
     if address:
-        ray.init(address=address, **quiet)
+        # Its workers are children of the cluster's processes: this environment does not reach them by itself.
+        ray.init(address=address, runtime_env={"env_vars": {THREADS: os.environ[THREADS]}}, **quiet)
         return
     ray.init(
         num_cpus=cpus,

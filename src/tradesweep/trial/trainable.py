@@ -13,7 +13,6 @@ import traceback
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
@@ -38,7 +37,6 @@ class TrialTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any], context: SweepContext | None = None) -> None:
         """Called once per process by Tune."""
         assert context is not None
-        torch.set_num_threads(1)
         self.context = context
         self.market = ray.get(context.market)
         self._runners = RunnerPool(context.market, num_cpus=context.cpus_per_bundle)
