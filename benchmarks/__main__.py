@@ -13,7 +13,7 @@ from importlib import import_module
 
 from benchmarks.common import Options, Report
 
-BENCHMARKS = ("recording", "memory", "verify", "overhead")
+BENCHMARKS = ("recording", "memory", "verify", "overhead", "trials", "kernel", "training", "sweeps", "learning")
 """Modules of this package, in the order they run."""
 
 

@@ -11,9 +11,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +22,8 @@ Found = TypeVar("Found")
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("tradesweep", "ray", "torch", "numpy", "pyarrow", "sqlalchemy")
+PEERS = ("stable-baselines3",)
+"""Libraries that need not be there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +126,18 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def alternate(one: Callable[[], Found], other: Callable[[], Found], pairs: int) -> list[tuple[Found, Found]]:
-    """Measure both, pair by pair, and begin each pair with the one that ended the pair before: a machine that
-    grows slower or faster meanwhile favours neither."""
+    """Measure both, pair by pair."""
+    return [(first, second) for first, second in take_turns([one, other], pairs)]
+
+
+def take_turns(measures: Sequence[Callable[[], Found]], rounds: int) -> list[list[Found]]:
+    """Measure all, round by round, in turns from the first to the last and from the last to the first: a machine that
+    grows slower or faster meanwhile favours none."""
     found = []
-    for number in range(pairs):
-        if number % 2:
-            second = other()
-            found.append((one(), second))
-        else:
-            first = one()
-            found.append((first, other()))
+    for number in range(rounds):
+        order = range(len(measures))
+        results = {place: measures[place]() for place in (reversed(order) if number % 2 else order)}
+        found.append([results[place] for place in order])
     return found
 
 
@@ -148,7 +153,14 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         **{name: version(name) for name in LIBRARIES},
+        **dict(_installed(PEERS)),
     }
+
+
+def _installed(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        with suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 def _cpu_model() -> str:

@@ -22,9 +22,10 @@ from tradesweep.market import Market
 REWARD_FLOOR = 1e-3
 EXPOSURE_LIMIT = 5.0
 BPS = 1e-4
+Observation = NDArray[np.float32]
 
 
-class PlainTradingEnv(gym.Env[NDArray[np.float32], int]):
+class PlainTradingEnv(gym.Env[Observation, int]):
     """One account on one split of a market, from random starts."""
 
     def __init__(self, market: Market, config: EnvConfig, *, split: str = "train") -> None:
@@ -45,7 +46,7 @@ class PlainTradingEnv(gym.Env[NDArray[np.float32], int]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed, options=options)
         self._bar = int(self._starts[self.np_random.integers(len(self._starts))])
         self._last_bar = self._bar + self._episode_bars
@@ -53,7 +54,7 @@ class PlainTradingEnv(gym.Env[NDArray[np.float32], int]):
         self._units, self._target, self._opened_at = 0.0, 0.0, 0
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         self._bar += 1
         before, close = self._equity, self._close[self._bar]
         self._trade(self._positions[action], self._open[self._bar])
@@ -90,7 +91,7 @@ class PlainTradingEnv(gym.Env[NDArray[np.float32], int]):
         """Cost of a leg as a fraction: (1 + s)(1 + f) - 1 for a buy, 1 - (1 - s)(1 - f) for a sale."""
         return self._slippage + self._fee + copysign(self._slippage * self._fee, notional)
 
-    def _observe(self) -> NDArray[np.float32]:
+    def _observe(self) -> Observation:
         exposure = (self._equity - self._cash) / max(self._equity, 1e-12 * self._start_equity)
         held = self._units != 0.0
         bars = self._bar - self._opened_at if held else 0

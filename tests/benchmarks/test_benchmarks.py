@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.build_database import build_database
-from benchmarks.common import Report, Row, alternate
+from benchmarks.common import Report, Row, alternate, take_turns
+from benchmarks.kernel import draw_actions
 
 from tradesweep.names import Record
 from tradesweep.store import open_store, verify
@@ -82,6 +84,20 @@ def test_pairs_alternate_and_name_which_is_which() -> None:
     pairs = alternate(lambda: measure("a"), lambda: measure("b"), 3)
     assert pairs == [("a", "b")] * 3
     assert calls == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_turns_go_forth_and_back_and_results_stand_in_their_places() -> None:
+    calls: list[int] = []
+    rounds = take_turns([lambda number=number: calls.append(number) or number for number in range(3)], 2)
+    assert rounds == [[0, 1, 2]] * 2
+    assert calls == [0, 1, 2, 2, 1, 0]
+
+
+def test_decisions_are_kept_between_new_ones() -> None:
+    actions_TE = draw_actions(2_000, 8)
+    assert set(np.unique(actions_TE)) == {0, 1, 2}
+    changed = (actions_TE[1:] != actions_TE[:-1]).mean()
+    assert 0.34 < changed < 0.41, "56 of 100 are new, a third of those draws the same again"
 
 
 def test_a_table_has_median_best_and_worst_and_says_what_was_not_measured() -> None:
