@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,7 @@ class Runners:
 
     def sample(self, worker: int) -> None:
         """Have the worker sample and record its next fragment."""
-        number = self.done[worker]
-        rows = BARS // FRAGMENTS + (number > 0 and number % FRAGMENTS == 0)
-        self.under_way[self.alive[worker].apply.remote(_sample, rows)] = worker
+        self.under_way[self.alive[worker].apply.remote(_sample, BARS // FRAGMENTS * LANES)] = worker
 
     def flush(self, worker: int) -> None:
         ray.get(self.alive[worker].apply.remote(lambda runner: runner.flush()))
@@ -108,8 +107,10 @@ class Runners:
             ray.kill(actor)
 
 
-def _sample(runner: Any, rows: int) -> int:
-    return int(runner.sample_fragment(rows=rows, env_steps=0).steps)
+def _sample(runner: Any, timesteps: int) -> int:
+    """What came before is committed first, so that a killed runner leaves an episode that has begun."""
+    runner.flush()
+    return int(runner.sample_fragment(timesteps=timesteps, env_steps=0).steps)
 
 
 def completed(arena: Any, worker: int) -> int:
@@ -130,10 +131,10 @@ def test_the_older_run_is_whole_though_a_third_of_its_runners_were_killed(arena:
     while runners.under_way:
         (ended,), _ = ray.wait(list(runners.under_way), num_returns=1)
         worker = runners.under_way.pop(ended)
-        try:
+        with suppress(ActorDiedError):
             runners.done[worker] += 1
             assert ray.get(ended) == BARS // FRAGMENTS * LANES
-        except ActorDiedError:
+        if worker not in runners.alive:  # killed, in time or just after its last fragment
             runners.start([worker])
             wanted[worker] = (QUOTA - completed(arena, worker)) // LANES
             continue
