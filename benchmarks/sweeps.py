@@ -40,8 +40,8 @@ GOALS = {
 CLOCKS = {"whole": "from process start", "running": "without the first start"}
 HIDDEN = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "TRADESWEEP_DB_URL")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-TRIAL_PROCESSES = {OURS: "ray::TrialTrainable", STOCK: ("ray::PPO", "ray::DQN")}
-"""How the processes that train are called while they run."""
+TRIAL_PROCESSES = {OURS: "ray::ResourceTrainable", STOCK: ("ray::PPO", "ray::DQN")}
+"""How the processes that train are called while they run; ours by what Tune wraps it in."""
 LOOK_S = 5.0
 
 
@@ -200,10 +200,12 @@ class Watch:
 
     def _look_on(self) -> None:
         while not self._ended.wait(LOOK_S):
-            with suppress(psutil.Error):
-                self._look()
+            with suppress(psutil.NoSuchProcess):
+                for process in self._parent.children(recursive=True):
+                    self._look_at(process)
 
-    def _look(self) -> None:
-        for process in self._parent.children(recursive=True):
+    def _look_at(self, process: psutil.Process) -> None:
+        """Some are gone meanwhile, or not yet buried."""
+        with suppress(psutil.Error):
             if self._names and process.cmdline()[:1] and process.cmdline()[0].startswith(self._names):
                 self._most = max(self._most or 0.0, process.memory_full_info().uss / 2**20)
