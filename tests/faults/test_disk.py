@@ -98,7 +98,7 @@ def fatten(database: Path, size: int) -> None:
 
 @pytest.mark.ray
 def test_a_sweep_that_outgrows_its_limit_stops_in_order_and_goes_on_with_a_higher_one(kept: Any) -> None:
-    words = ("sweep", "tiny_dqn", *LONGER, "--set", "budget.trials=1")
+    words = ("sweep", "tiny_dqn", "--set", "budget.trials=1 budget.env_steps_per_trial=48000")
     planned = kept.run("plan", *words[1:], "--json")
     limit = json.loads(planned.stdout)["disk_bytes"] + 1_000_000
     fatten(kept.database, limit - 500_000)

@@ -91,7 +91,9 @@ def test_a_killed_recorder_loses_nothing(make_workplace) -> None:
 
 def test_a_killed_worker_is_tried_again_from_its_last_checkpoint(make_workplace) -> None:
     workplace = make_workplace()
-    with running(workplace, "sweep", "tiny_dqn", *ONE_TRIAL, "--set", "budget.max_retries=1") as process:
+    # Iterations of seconds: in one of less than half a second, all its steps come as one batch at its end.
+    settings = "budget.max_retries=1 budget.trials=1 budget.env_steps_per_trial=80000"
+    with running(workplace, "sweep", "tiny_dqn", "--set", settings) as process:
         wait_until(lambda: past_iteration(workplace, 2), process)
         ((pid,),) = query(workplace.database, "select pid from attempts")
         os.kill(pid, signal.SIGKILL)
