@@ -18,7 +18,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from scipy.special import stdtrit
 
 from benchmarks.common import Options, Row
-from benchmarks.peers.stock import build_stock
+from benchmarks.peers.stock import build_stock, stock_config
 from benchmarks.peers.work import OURS, STOCK, Task
 from tradesweep.agents import AgentConfig, RunnerContext, build_algorithm, plain_layers
 from tradesweep.market import oracle_targets
@@ -167,4 +167,4 @@ def build_theirs(task: Task, seed: int) -> Algorithm:
     params = dict(task.params)
     if "updates_per_env_step" in params:
         params["training_intensity"] = params["updates_per_env_step"] * params["train_batch_size_per_learner"]
-    return build_stock(task.algorithm, task.market, task.config, params=params, seed=seed, lanes=LANES)
+    return build_stock(stock_config(task.algorithm, task.market, task.config, params=params, seed=seed, lanes=LANES))

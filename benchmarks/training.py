@@ -23,7 +23,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from benchmarks.common import Options, Row, take_turns
 from benchmarks.kernel import repeat
 from benchmarks.peers.floor import build_floor
-from benchmarks.peers.stock import build_stock
+from benchmarks.peers.stock import build_stock, stock_config
 from benchmarks.peers.work import NO_SB3, OURS, SB3, STOCK, Task, make_env
 from tradesweep.agents import AgentConfig, RunnerContext, build_algorithm, start_runners
 from tradesweep.sweep.cluster import ray_session
@@ -114,7 +114,7 @@ def build_sides(task: Task) -> dict[str, Train]:
 
 
 def stock_side(task: Task) -> Train:
-    algorithm = build_stock(task.algorithm, task.market, task.config, params=task.params, seed=SEED)
+    algorithm = build_stock(stock_config(task.algorithm, task.market, task.config, params=task.params, seed=SEED))
     return partial(train_once, algorithm)
 
 
@@ -208,9 +208,10 @@ def sampler(layout: Layout, task: Task) -> Iterator[Train]:
 
 
 def build_theirs(task: Task, *, lanes: int, runners: int) -> Algorithm:
-    return build_stock(
+    config = stock_config(
         task.algorithm, task.market, task.config, params=task.params, seed=SEED, lanes=lanes, runners=runners
     )
+    return build_stock(config)
 
 
 def sample_ours(algorithm: Algorithm) -> int:

@@ -37,18 +37,8 @@ STEPS_PER_RESULT = {"ppo": "train_batch_size_per_learner", "dqn": "min_sample_ti
 """The key that says how many env steps one `train()` makes."""
 
 
-def build_stock(
-    algorithm: str,
-    market: Market,
-    env_config: EnvConfig,
-    *,
-    params: Mapping[str, Any],
-    seed: int,
-    runners: int = 0,
-    lanes: int | None = None,
-) -> Algorithm:
-    """The algorithm as it comes, on the plain environment. `params` are keys of a sweep file, flat."""
-    config = stock_config(algorithm, market, env_config, params=params, seed=seed, runners=runners, lanes=lanes)
+def build_stock(config: AlgorithmConfig) -> Algorithm:
+    """The algorithm of `stock_config`."""
     built = config.build_algo()
     shutil.rmtree(built.logdir, ignore_errors=True)  # RLlib makes an empty folder for each below the home directory
     return built
@@ -64,7 +54,10 @@ def stock_config(
     runners: int = 0,
     lanes: int | None = None,
 ) -> AlgorithmConfig:
-    """`lanes` are those of all runners together."""
+    """The algorithm as it comes, on the plain environment.
+
+    `params` are keys of a sweep file, flat; `lanes` are those of all runners together.
+    """
     register_env(ENV_NAME, partial(_create_env, market, env_config))
     return (
         CONFIGS[algorithm](params)

@@ -10,7 +10,7 @@ All times are integers: microseconds since 1970-01-01 UTC. Booleans are stored a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Literal
 
 EPISODE_STEP_BITS = 24
@@ -55,6 +55,18 @@ class Metric(StrEnum):
     TIME_EVALUATION = "time/evaluation_s"
     RECORDER_ROWS_PER_S = "recorder/rows_per_s"
     RECORDER_LAG = "recorder/lag_s"
+
+
+class Draw(IntEnum):
+    """What a trial draws random numbers for: second in its generator's seed, so that no two draw the same ones.
+
+    Lanes draw their starts from `default_rng(seed + lane)`, which NumPy takes for [seed + lane, 0, 0 ...].
+    """
+
+    REPLAY = 1
+    MINIBATCHES = 2
+    ACTIONS = 3
+    EVALUATION = 4
 
 
 class SweepStatus(StrEnum):

@@ -20,7 +20,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from tradesweep.agents import build_algorithm, build_config, install_market, restart_runners, start_runners
 from tradesweep.agents.runner import VectorEnvRunner
-from tradesweep.errors import CheckpointError
+from tradesweep.errors import CheckpointError, TradesweepError
 from tradesweep.policy import verify_manifest
 from tradesweep.trial.checkpoints import TrialState, publish, restore
 
@@ -395,3 +395,20 @@ def test_a_restarted_runner_is_as_a_new_one_and_keeps_nothing_until_it_is_lost(
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RayActorError):
         restart_runners(handles, setting.agent, context)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["ppo", "dqn"])
+def test_a_training_step_without_env_steps_is_an_error_and_no_loop(make_setting: Make, name: str) -> None:
+    setting = make_setting(name, **(SMALL if name == "ppo" else {}))
+    algorithm = setting.config().reporting(min_sample_timesteps_per_iteration=64).build_algo()
+    sample = algorithm.env_runner.sample_fragment
+
+    def sample_nothing(**wanted: Any) -> Any:
+        fragment = sample(**wanted)
+        return replace(fragment, valid=np.zeros_like(fragment.valid))
+
+    algorithm.env_runner.sample_fragment = sample_nothing
+    with pytest.raises(TradesweepError, match="must make env steps, made none"):
+        algorithm.train()
+    algorithm.cleanup()

@@ -15,6 +15,13 @@ from tradesweep.agents.fragment import Fragment, FragmentBuilder, build_episodes
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig, SumTree
 from tradesweep.errors import CheckpointError
 
+SAMPLED: dict[str, Any] = {
+    "lanes": st.integers(1, 4),
+    "lengths": st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    "cuts": st.lists(st.integers(1, 12), min_size=1, max_size=8),
+}
+"""Lanes, the lengths of their episodes, and the rows of each fragment."""
+
 
 class Lanes:
     """A toy env with NEXT_STEP autoreset whose observation says lane, episode and t."""
@@ -80,12 +87,7 @@ def slow_transitions(fragments: list[Fragment], n: int, gamma: float) -> dict[tu
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    lanes=st.integers(1, 4),
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    cuts=st.lists(st.integers(1, 7), min_size=1, max_size=6),
-    n=st.integers(1, 6),
-)
+@given(**SAMPLED, n=st.integers(1, 6))
 def test_n_step_transitions_equal_a_slow_reference_however_sampling_is_cut(
     lanes: int, lengths: list[int], cuts: list[int], n: int
 ) -> None:
@@ -123,13 +125,7 @@ def stored(replay: ColumnarReplay) -> dict[str, np.ndarray]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    lanes=st.integers(1, 4),
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    cuts=st.lists(st.integers(1, 12), min_size=1, max_size=8),
-    n=st.integers(1, 4),
-    capacity=st.integers(1, 40),
-)
+@given(**SAMPLED, n=st.integers(1, 4), capacity=st.integers(1, 40))
 def test_the_ring_holds_the_newest(lanes: int, lengths: list[int], cuts: list[int], n: int, capacity: int) -> None:
     env = Lanes(lanes, lengths, np.random.default_rng(0))
     ring, all_of_it = build_replay(capacity=capacity, n_step=n), build_replay(capacity=1000, n_step=n)

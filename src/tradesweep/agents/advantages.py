@@ -14,10 +14,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from tradesweep.agents.fragment import DISTRIBUTION_INPUTS, LOG_PROBABILITY, Fragment
+from tradesweep.agents.learner import Columnar
 
 Floats = npt.NDArray[np.float32]
-Rollout = dict[str, torch.Tensor]
-"""Transitions side by side, under RLlib's names of columns."""
 LEAST_SPREAD = 1e-4
 """Advantages are divided by their standard deviation, but never by less than this."""
 
@@ -42,7 +41,7 @@ def estimate_advantages(fragment: Fragment, values: Floats, *, gamma: float, lam
 
 def build_rollout(
     fragments: Sequence[Fragment], value_of: Callable[[Floats], Floats], *, gamma: float, lambda_: float
-) -> Rollout:
+) -> Columnar:
     """Value every observation, estimate advantages, and put all N transitions side by side.
 
     `value_of` takes (N, D) observations and gives (N,) values. Advantages have mean 0 and standard deviation 1.

@@ -19,6 +19,7 @@ from ray.rllib.utils.metrics import (
 
 from tradesweep.agents.fragment import Fragment
 from tradesweep.agents.runner import STEPS_HANDED_OVER, name_worker
+from tradesweep.errors import TradesweepError
 
 
 class QuietAlgorithm(Algorithm):
@@ -43,7 +44,10 @@ class QuietAlgorithm(Algorithm):
         return int(self.learner_group._learner.updates_lifetime)
 
     def sample_fragments(self, *, env_steps: int) -> list[Fragment]:
-        """Columns from every runner, at least `env_steps` transitions in all."""
+        """Columns from every runner, at least `env_steps` transitions in all.
+
+        Raises TradesweepError when there is none: RLlib repeats a training step until it has made env steps.
+        """
         group = self.env_runner_group
         so_far, share = self.env_steps_sampled, -(-env_steps // max(group.num_remote_workers(), 1))
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -52,7 +56,10 @@ class QuietAlgorithm(Algorithm):
                 local_env_runner=group.num_remote_workers() == 0,
             )
         self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        return [fragment for fragment, _ in results]
+        fragments = [fragment for fragment, _ in results]
+        if not any(fragment.steps for fragment in fragments):
+            raise TradesweepError("trial: its runners must make env steps, made none; see its log")
+        return fragments
 
     def push_weights(self) -> None:
         """Give every runner the learner's weights. RLlib's own way goes through the object store even in process."""

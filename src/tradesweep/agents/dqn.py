@@ -37,8 +37,9 @@ from ray.rllib.utils.metrics import (
 
 from tradesweep.agents.base import QuietAlgorithm
 from tradesweep.agents.fragment import Fragment
-from tradesweep.agents.learner import DirectLearner
+from tradesweep.agents.learner import Columnar, DirectLearner
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
+from tradesweep.names import Draw
 from tradesweep.spec import STEPS_PER_TRAINING_STEP
 
 DISCOUNTS, SHARES = "discounts", "shares"
@@ -127,7 +128,7 @@ class ColumnarDQN(QuietAlgorithm, DQN):
         self.columnar_replay = ColumnarReplay(
             self.config.replay,
             obs_width=self.env_runner.env.single_observation_space.shape[0],
-            generator=np.random.default_rng([self.config.seed or 0, 1]),
+            generator=np.random.default_rng([self.config.seed or 0, Draw.REPLAY]),
         )
         self._steps_stored = 0
         self._updates_due = 0.0
@@ -221,7 +222,7 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
         self.learn_from(self._tensors(batch))
         self.after_gradient_based_update(timesteps=timesteps)
 
-    def _tensors(self, batch: ReplayBatch) -> dict[str, torch.Tensor]:
+    def _tensors(self, batch: ReplayBatch) -> Columnar:
         columns = {
             Columns.OBS: batch.obs,
             Columns.NEXT_OBS: batch.next_obs,

@@ -33,10 +33,11 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.torch_utils import explained_variance
 
-from tradesweep.agents.advantages import Floats, Rollout, build_rollout, minibatches
+from tradesweep.agents.advantages import Floats, build_rollout, minibatches
 from tradesweep.agents.base import QuietAlgorithm
 from tradesweep.agents.fragment import Fragment
-from tradesweep.agents.learner import DirectLearner
+from tradesweep.agents.learner import Columnar, DirectLearner
+from tradesweep.names import Draw
 
 
 class ColumnarPPOConfig(PPOConfig):
@@ -88,7 +89,7 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         """As RLlib's, with a generator that shuffles."""
         super().build()
         self._last_values: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._shuffler = np.random.default_rng([self.config.seed or 0, 2])
+        self._shuffler = np.random.default_rng([self.config.seed or 0, Draw.MINIBATCHES])
 
     def update_from_fragments(self, fragments: list[Fragment], *, env_steps: int) -> None:
         """All epochs over all minibatches. `env_steps` drives the schedules."""
@@ -112,7 +113,7 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         values: Floats = self._own_module.compute_values(batch).cpu().numpy()
         return values
 
-    def _minibatches(self, rollout: Rollout) -> Iterator[Rollout]:
+    def _minibatches(self, rollout: Columnar) -> Iterator[Columnar]:
         config = self._own_config
         picked = minibatches(
             len(rollout[Columns.ACTIONS]),
@@ -147,7 +148,7 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         self._last[self.TOTAL_LOSS_KEY] = loss
         return loss
 
-    def _value_loss(self, config: PPOConfig, batch: Rollout, fwd_out: dict[str, Any]) -> torch.Tensor:
+    def _value_loss(self, config: PPOConfig, batch: Columnar, fwd_out: dict[str, Any]) -> torch.Tensor:
         values_N = self._own_module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
         misses_N = (values_N - batch[Postprocessing.VALUE_TARGETS]) ** 2
         value_loss: torch.Tensor = misses_N.clamp(0, config.vf_clip_param).mean()
@@ -155,7 +156,7 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         self._last_values = (batch[Postprocessing.VALUE_TARGETS], values_N)
         return value_loss
 
-    def _kl(self, batch: Rollout, log_p_NA: torch.Tensor) -> torch.Tensor:
+    def _kl(self, batch: Columnar, log_p_NA: torch.Tensor) -> torch.Tensor:
         """Infinite, as RLlib's, where an action that was possible has become impossible: that trial has diverged."""
         acted_log_p_NA = batch[Columns.ACTION_DIST_INPUTS].log_softmax(1)
         acted_p_NA = acted_log_p_NA.exp()

@@ -36,12 +36,10 @@ from tradesweep.agents.fragment import (
 from tradesweep.agents.live import EPISODE_HOOKS, LiveEpisodes, is_overridden
 from tradesweep.env import Tape
 from tradesweep.errors import TrialDiverged
-from tradesweep.names import ProducerKey, ProducerRole, Record
+from tradesweep.names import Draw, ProducerKey, ProducerRole, Record
 from tradesweep.recording import Producer, connect_recorder
 
 EVALUATION_SEED_OFFSET = 1_000_000
-ACTIONS_TAG = 3
-"""Tells the random numbers of actions from those of replay (1) and minibatches (2)."""
 
 STEP_RECORDS = (Record.STEPS, Record.FILLS)
 """What `recording.steps: evaluation` leaves out of training episodes; totals and trades stay."""
@@ -65,9 +63,8 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._tape: Tape | None = None
         super().__init__(config=config, **kwargs)
         seed = 0 if self.config.seed is None else int(self.config.seed)
-        # The tag keeps it apart from the lanes' generators: NumPy takes [n, 0, 0] for n.
         self._generator = np.random.default_rng(
-            [seed, ACTIONS_TAG, self.worker_index or 0, int(self.config.in_evaluation)]
+            [seed, Draw.ACTIONS, self.worker_index or 0, int(self.config.in_evaluation)]
         )
         self._live = LiveEpisodes(self, self._callbacks) if any(map(self._hears, EPISODE_HOOKS)) else None
 

@@ -29,7 +29,7 @@ from tradesweep.env import (
 )
 from tradesweep.errors import BadInput, CheckpointError, NotFound
 from tradesweep.metrics import LEAST_RETURNS, equity_returns, max_drawdown, sharpe, turnover
-from tradesweep.names import EPISODE_STEP_BITS, EpisodeRole, EvaluationStatus, Record
+from tradesweep.names import EPISODE_STEP_BITS, Draw, EpisodeRole, EvaluationStatus, Record
 from tradesweep.policy.plain import Begun, PlainPolicy, check_finite
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Evaluator:
         shape = (self._lanes.steps, len(self._config.positions))
         noise_TEA = np.zeros((shape[0], EVALUATION_LANES, shape[1]))
         for lane, seed in seeds.items():
-            noise_TEA[:, lane] = np.random.default_rng([seed, number]).gumbel(size=shape)
+            noise_TEA[:, lane] = np.random.default_rng([seed, Draw.EVALUATION, number]).gumbel(size=shape)
         return noise_TEA
 
 

@@ -27,7 +27,7 @@ from tradesweep.agents import (
     plain_layers,
 )
 from tradesweep.env import compile_env
-from tradesweep.errors import TradesweepError, TrialDiverged
+from tradesweep.errors import TrialDiverged
 from tradesweep.market import Market
 from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, TrialStatus
 from tradesweep.policy import Evaluation, Evaluator, PlainPolicy, Run, build_policy_spec
@@ -41,9 +41,6 @@ from tradesweep.trial.runners import RunnerPool
 from tradesweep.trial.stopping import ScoreHistory
 
 Found = TypeVar("Found")
-
-IDLE_STEPS = 2
-"""Training steps without a new env step before a trial is declared stuck."""
 
 STEPS_PER_RESULT = 256
 """Env steps between two results of RLlib at least: each costs as much as ten updates. Evaluations may be closer."""
@@ -243,18 +240,14 @@ class TrialSession:
         budget, count = self.spec.budget.env_steps_per_trial, self.spec.evaluation.count
         boundary = -(-budget * (self.state.iteration + 1) // count)
         newest: dict[Metric, float | None] = {}
-        idle = 0
         while self.state.env_steps < boundary:
-            before, updates = self.state.env_steps, self.state.updates
+            updates = self.state.updates
             results = self._train_once()
             self.state.env_steps = self._steps_before + self.algorithm.env_steps_sampled - self._sampled_before
             self.state.updates = self._made_before + count_updates(self.algorithm) - self._updates_before
             newest |= rollout_metrics(results, self.env_config.reward_scale)
             if self.state.updates > updates:  # else RLlib fills the learner's metrics with NaN
                 newest |= learner_metrics(results)
-            idle = idle + 1 if self.state.env_steps == before else 0
-            if idle == IDLE_STEPS:
-                raise TradesweepError(f"trial: {IDLE_STEPS} training steps in a row made no env step; see its log")
         return newest
 
     def _train_once(self) -> Mapping[str, Any]:
