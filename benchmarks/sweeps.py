@@ -1,7 +1,7 @@
 """Whole sweeps on the same work: tradesweep by its command, stock Tune and RLlib, Stable-Baselines3 and Optuna.
 
-Same market, network, hyperparameters and search, two trials at a time, five evaluations a trial (eight with ours, the
-fewest it does), every step recorded in ours and nothing in the others. Each sweep is a process of its own, and the
+Same market, network, hyperparameters and search, two trials at a time, eight evaluations a trial (the fewest that ours
+does), every step recorded in ours and nothing in the others. Each sweep is a process of its own, and the
 three take turns. Two clocks: from the process's start to its end, and from the first trial's first step to the last
 trial's end, which leaves out what starts once a sweep.
 """
@@ -29,8 +29,6 @@ from benchmarks.common import Options, Row, take_turns
 from benchmarks.peers.work import EVALUATIONS, NO_SB3, OURS, ROOT, SB3, STOCK, Span, Work
 
 TITLE = "env steps a second of whole sweeps, two trials at a time"
-OUR_EVALUATIONS = 8
-"""The fewest that a sweep of ours may have."""
 GOALS = {
     ("planted_ppo", STOCK): 6.0,
     ("planted_ppo", SB3): 2.5,
@@ -96,9 +94,7 @@ def rate_rows(name: str, clock: str, found: Found) -> list[Row]:
             what=f"{name}, {side}, {CLOCKS[clock]}",
             unit="steps/s",
             values=[getattr(run, clock) for run in runs],
-            note=f"{OUR_EVALUATIONS} evaluations a trial, every step recorded"
-            if side == OURS
-            else f"{EVALUATIONS} evaluations a trial",
+            note=f"{EVALUATIONS} evaluations a trial" + (", every step recorded" if side == OURS else ""),
         )
         for side, runs in found.items()
     ]
@@ -131,7 +127,7 @@ def run_ours(work: Work) -> Measured:
             "budget.trials": work.trials,
             "budget.env_steps_per_trial": work.env_steps,
             "resources.concurrent_trials": work.at_a_time,
-            "evaluation.count": OUR_EVALUATIONS,
+            "evaluation.count": EVALUATIONS,
             "recording.steps": "all",
         }
         arguments = ["tradesweep", "sweep", work.experiment, "--json"]

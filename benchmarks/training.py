@@ -27,6 +27,7 @@ from benchmarks.peers.stock import build_stock, stock_config
 from benchmarks.peers.work import NO_SB3, OURS, SB3, STOCK, Task, make_env
 from tradesweep.agents import AgentConfig, RunnerContext, build_algorithm, start_runners
 from tradesweep.sweep.cluster import ray_session
+from tradesweep.trial.session import STEPS_PER_RESULT
 
 TITLE = "env steps a second of sampling, and of training at equal updates"
 EXPERIMENTS = ("planted_ppo", "planted_dqn")
@@ -136,7 +137,14 @@ def count_steps(algorithm: Algorithm) -> int:
 
 def build_ours(task: Task, *, lanes: int, runners: int) -> Algorithm:
     """Our algorithm as a trial builds it, with nobody to record to."""
-    agent = AgentConfig(algorithm=task.algorithm, params=task.params, seed=SEED, lanes=lanes, env_runners=runners)
+    agent = AgentConfig(
+        algorithm=task.algorithm,
+        params=task.params,
+        seed=SEED,
+        lanes=lanes,
+        env_runners=runners,
+        steps_per_result=STEPS_PER_RESULT,
+    )
     context = RunnerContext(spec_json=task.spec.to_json(), market_sha256=task.market.sha256, env_runners=runners)
     algorithm = build_algorithm(agent, context, task.market)
     if runners:
@@ -215,7 +223,9 @@ def build_theirs(task: Task, *, lanes: int, runners: int) -> Algorithm:
 
 
 def sample_ours(algorithm: Algorithm) -> int:
-    fragments = algorithm.sample_fragments(env_steps=algorithm.config.total_train_batch_size)
+    fragments = algorithm.sample_fragments(
+        env_steps=algorithm.config.total_train_batch_size, so_far=algorithm.env_steps_sampled
+    )
     return sum(fragment.steps for fragment in fragments)
 
 

@@ -22,7 +22,8 @@ from tradesweep.market import Market
 from tradesweep.spec import LogUniform, SweepSpec, load_spec
 
 ROOT = Path(__file__).parent.parent.parent
-EVALUATIONS = 5
+EVALUATIONS = 8
+"""Of a trial, on every side: the fewest that a sweep of ours may have."""
 OURS, STOCK, SB3 = "tradesweep", "stock RLlib", "Stable-Baselines3"
 NO_SB3 = "skipped: stable-baselines3 is not installed; pip install -c constraints.txt -e '.[bench]'"
 

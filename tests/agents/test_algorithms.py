@@ -139,7 +139,7 @@ def test_exploration_and_weights_go_on_after_a_checkpoint(make_setting: Make, tm
     second.restore_from_path(tmp_path / "rllib")
     assert second.env_steps_sampled == first.env_steps_sampled >= 300
     runner = second.env_runner
-    fragment = second.sample_fragments(env_steps=64)[0]
+    fragment = second.sample_fragments(env_steps=64, so_far=second.env_steps_sampled)[0]
     obs = torch.from_numpy(fragment.obs[:-1].reshape(-1, fragment.obs.shape[-1]))
     with torch.no_grad():
         best = runner.module.forward_inference({"obs": obs})["actions"].numpy()
@@ -175,8 +175,9 @@ def test_with_its_replay_in_the_checkpoint_a_trial_learns_on_as_if_it_had_never_
     for _ in range(3):
         # Lanes begin fresh episodes after a restart, so both are given the same fragment, sampled by the first.
         fragment = first.env_runner.sample_fragment(timesteps=64, env_steps=first.env_steps_sampled)
+        first.env_runner.get_metrics()  # neither counts these env steps
         for algorithm in (first, second):
-            algorithm.sample_fragments = lambda env_steps, fragment=fragment: [fragment]
+            algorithm.sample_fragments = lambda env_steps, so_far, fragment=fragment: [fragment]
             algorithm.training_step()
     assert learners[1].updates_lifetime == learners[0].updates_lifetime - made_before > 60
     assert (second._steps_stored, second._updates_due) == (first._steps_stored, first._updates_due)

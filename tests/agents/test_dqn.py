@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.algorithms.dqn.dqn_learner import QF_LOSS_KEY
 from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -49,10 +50,8 @@ def build_learner(learner_class: type[Learner], make_setting: Make, **params: An
     return learner
 
 
-def columns_for(learner: Any, batch: ReplayBatch) -> dict[str, torch.Tensor]:
-    """A batch as the learner takes it."""
-    if isinstance(learner, ColumnarDQNLearner):
-        return learner._tensors(batch)
+def columns_for(batch: ReplayBatch) -> dict[str, torch.Tensor]:
+    """A batch as RLlib's learner takes it."""
     columns = {
         Columns.OBS: batch.obs,
         Columns.NEXT_OBS: batch.next_obs,
@@ -65,27 +64,45 @@ def columns_for(learner: Any, batch: ReplayBatch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(column) for name, column in columns.items()}
 
 
-def gradients_of(learner: Any, batch: ReplayBatch) -> tuple[float, dict[str, torch.Tensor], torch.Tensor]:
+Found = tuple[float, dict[str, torch.Tensor], torch.Tensor]
+"""Loss, gradients by the names of the weights, TD errors."""
+
+
+def direct_gradients_of(learner: Any, batch: ReplayBatch) -> Found:
+    """As a gradient step of ours finds them, without torch's graph."""
+    weights = dict(learner.module[DEFAULT_MODULE_ID].named_parameters())
+    for weight in weights.values():
+        weight.grad = None
+    with torch.no_grad():
+        learner.find_gradients(learner._tensors(batch))
+        loss = learner.last_losses()[QF_LOSS_KEY]
+    found = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+    return float(loss), found, torch.from_numpy(learner.td_errors)
+
+
+def gradients_of(learner: Any, batch: ReplayBatch) -> Found:
+    """As RLlib finds them."""
     logged: dict[Any, Any] = {}
     learner.metrics.log_value = lambda key, value, **rest: logged.update({key: value})
-    columns = {DEFAULT_MODULE_ID: columns_for(learner, batch)}
+    columns = {DEFAULT_MODULE_ID: columns_for(batch)}
     fwd_out = learner.module.forward_train(columns)
     loss = learner.compute_losses(fwd_out=fwd_out, batch=columns)[DEFAULT_MODULE_ID]
     gradients = learner.compute_gradients({DEFAULT_MODULE_ID: loss})
     names = {
         learner.get_param_ref(weight): name for name, weight in learner.module[DEFAULT_MODULE_ID].named_parameters()
     }
-    ours = isinstance(learner, ColumnarDQNLearner)
-    errors = torch.from_numpy(learner.td_errors) if ours else logged[DEFAULT_MODULE_ID, TD_ERROR_KEY].detach()
+    errors = logged[DEFAULT_MODULE_ID, TD_ERROR_KEY].detach()
     return float(loss.detach()), {names[key]: value.clone() for key, value in gradients.items()}, errors
 
 
+@pytest.mark.parametrize("find", [direct_gradients_of, gradients_of])
 @pytest.mark.parametrize("double_q", [True, False])
 @pytest.mark.parametrize("dueling", [True, False])
 @pytest.mark.parametrize(("loss", "n_step"), [("huber", 1), ("mse", 5)])
 def test_loss_gradients_and_td_errors_equal_rllibs_learner(
-    make_setting: Make, double_q: bool, dueling: bool, loss: str, n_step: int
+    make_setting: Make, double_q: bool, dueling: bool, loss: str, n_step: int, find: Callable[..., Found]
 ) -> None:
+    """Ours, and those that RLlib's own way finds on our learner."""
     params = {"double_q": double_q, "dueling": dueling, "td_error_loss_fn": loss, "n_step": n_step, "gamma": 0.9}
     ours = build_learner(ColumnarDQNLearner, make_setting, **params)
     stock = build_learner(DQNTorchLearner, make_setting, **params)
@@ -96,7 +113,7 @@ def test_loss_gradients_and_td_errors_equal_rllibs_learner(
                 weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     stock.module.set_state(ours.module.get_state())
     batch = random_batch(ours.module[DEFAULT_MODULE_ID].observation_space.shape[0], n_step=n_step)
-    my_loss, my_gradients, my_errors = gradients_of(ours, batch)
+    my_loss, my_gradients, my_errors = find(ours, batch)
     its_loss, its_gradients, its_errors = gradients_of(stock, batch)
     assert type(stock.module[DEFAULT_MODULE_ID]) is DefaultDQNTorchRLModule
     assert my_loss == pytest.approx(its_loss, rel=1e-5)
@@ -120,7 +137,7 @@ def test_some_updates_lead_to_the_weights_that_rllibs_learner_reaches(make_setti
     for step in range(5):
         batch = random_batch(width, seed=step)
         ours.update_from_columns(batch, env_steps=4 * step)
-        columns = {DEFAULT_MODULE_ID: columns_for(stock, batch)}
+        columns = {DEFAULT_MODULE_ID: columns_for(batch)}
         losses = stock.compute_losses(fwd_out=stock.module.forward_train(columns), batch=columns)
         stock.apply_gradients(stock.postprocess_gradients(stock.compute_gradients(losses)))
         stock.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 4 * step})
@@ -184,9 +201,9 @@ def test_a_weight_of_zero_takes_a_transition_out_of_the_loss(make_setting: Make)
     learner = build_learner(ColumnarDQNLearner, make_setting)
     batch = random_batch(learner.module[DEFAULT_MODULE_ID].observation_space.shape[0])
     batch.weights[:32] = 0.0
-    loss, gradients, _ = gradients_of(learner, batch)
+    loss, gradients, _ = direct_gradients_of(learner, batch)
     batch.rewards[:32] += 100.0
-    changed_loss, changed_gradients, errors = gradients_of(learner, batch)
+    changed_loss, changed_gradients, errors = direct_gradients_of(learner, batch)
     assert changed_loss == loss
     assert all(torch.equal(changed_gradients[name], gradient) for name, gradient in gradients.items())
     assert float(errors[:32].min()) > 50

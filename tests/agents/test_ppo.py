@@ -52,7 +52,19 @@ def random_rollout(learner: Any, *, count: int = 96, seed: int = 0) -> dict[str,
     }
 
 
+def direct_gradients_of(learner: Any, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+    """As a gradient step of ours finds them, without torch's graph."""
+    weights = dict(learner.module[DEFAULT_MODULE_ID].named_parameters())
+    for weight in weights.values():
+        weight.grad = None
+    with torch.no_grad():
+        learner.find_gradients(batch)
+        loss = learner.last_losses()[learner.TOTAL_LOSS_KEY]
+    return float(loss), {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+
+
 def gradients_of(learner: Any, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+    """As RLlib finds them."""
     columns = {DEFAULT_MODULE_ID: batch}
     fwd_out = learner.module.forward_train(columns)
     loss = learner.compute_losses(fwd_out=fwd_out, batch=columns)[DEFAULT_MODULE_ID]
@@ -73,12 +85,21 @@ def gradients_of(learner: Any, batch: dict[str, torch.Tensor]) -> tuple[float, d
         {"entropy_coeff": [[0, 0.5], [1000, 0.1]]},
     ],
 )
-def test_loss_and_gradients_equal_rllibs_learner(make_setting: Make, params: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("find", "spread"), [(direct_gradients_of, 1.0), (direct_gradients_of, 30.0), (gradients_of, 1.0)]
+)
+def test_loss_and_gradients_equal_rllibs_learner(
+    make_setting: Make, params: dict[str, Any], find: Callable[..., Any], spread: float
+) -> None:
+    """Ours, and those that RLlib's own way finds on our learner; also where the policy is nearly certain."""
     ours = build_learner(ColumnarPPOLearner, make_setting, **params)
     stock = build_learner(PPOTorchLearner, make_setting, **params)
+    with torch.no_grad():
+        for name, weight in ours.module[DEFAULT_MODULE_ID].named_parameters():
+            weight.mul_(spread if name.startswith("pi") else 1.0)
     stock.module.set_state(ours.module.get_state())
     batch = random_rollout(ours)
-    my_loss, my_gradients = gradients_of(ours, batch)
+    my_loss, my_gradients = find(ours, batch)
     its_loss, its_gradients = gradients_of(stock, batch)
     assert my_loss == pytest.approx(its_loss, rel=1e-5)
     assert my_gradients.keys() == its_gradients.keys()

@@ -17,6 +17,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from scipy.stats import chisquare
 
+from tradesweep.agents.fragment import with_log_probability
 from tradesweep.agents.runner import VectorEnvRunner
 
 Make = Callable[..., Any]
@@ -181,6 +182,7 @@ def test_sampled_actions_are_distributed_as_the_softmax(both: Make, logits: tupl
     count = 30_000
     rows = np.tile(np.float32(logits), (count, 1))
     actions, extras = ours._choose(rows, True)
+    extras = with_log_probability(extras, actions)
     expected = torch.softmax(torch.tensor(logits, dtype=torch.float64), 0).numpy()
     drawn = np.bincount(actions, minlength=3)
     likely = expected * count > 5

@@ -8,10 +8,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
@@ -43,31 +44,43 @@ class QuietAlgorithm(Algorithm):
         """Gradient steps made since this algorithm was built."""
         return int(self.learner_group._learner.updates_lifetime)
 
-    def sample_fragments(self, *, env_steps: int) -> list[Fragment]:
-        """Columns from every runner, at least `env_steps` transitions in all.
+    def sample_fragments(self, *, env_steps: int, so_far: int) -> list[Fragment]:
+        """Columns from every runner, at least `env_steps` transitions in all; `so_far` were sampled before.
 
-        Raises TradesweepError when there is none: RLlib repeats a training step until it has made env steps.
+        Remote runners send their metrics along; those of the runner in process are for `take_metrics`. Raises
+        TradesweepError when there is no transition: RLlib repeats a training step until it has made env steps.
         """
-        group = self.env_runner_group
-        so_far, share = self.env_steps_sampled, -(-env_steps // max(group.num_remote_workers(), 1))
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            results = group.foreach_env_runner(
-                lambda runner: (runner.sample_fragment(timesteps=share, env_steps=so_far), runner.get_metrics()),
-                local_env_runner=group.num_remote_workers() == 0,
-            )
-        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
-        fragments = [fragment for fragment, _ in results]
+            fragments = self._sample(env_steps, so_far)
         if not any(fragment.steps for fragment in fragments):
             raise TradesweepError("trial: its runners must make env steps, made none; see its log")
         return fragments
 
+    def _sample(self, env_steps: int, so_far: int) -> list[Fragment]:
+        group = self.env_runner_group
+        if not group.num_remote_workers():
+            return [self.env_runner.sample_fragment(timesteps=env_steps, env_steps=so_far)]
+        share = -(-env_steps // group.num_remote_workers())
+        results = group.foreach_env_runner(
+            lambda runner: (runner.sample_fragment(timesteps=share, env_steps=so_far), runner.get_metrics()),
+            local_env_runner=False,
+        )
+        self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
+        return [fragment for fragment, _ in results]
+
+    def take_metrics(self) -> None:
+        """Once a training step: what the runner in process logged, and what the learner did."""
+        if not self.env_runner_group.num_remote_workers():
+            self.metrics.aggregate([self.env_runner.get_metrics()], key=ENV_RUNNER_RESULTS)
+        self.metrics.aggregate([self.learner_group._learner.metrics.reduce()], key=LEARNER_RESULTS)
+
     def push_weights(self) -> None:
         """Give every runner the learner's weights. RLlib's own way goes through the object store even in process."""
+        learner = self.learner_group._learner
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            weights = self._read_weights()
-            self.env_runner.set_state(weights)
+            self.env_runner.copy_weights(learner.module[DEFAULT_MODULE_ID], learner._weights_seq_no)
             if self.env_runner_group.num_remote_workers():
-                state = {"state": ray.put(weights)}
+                state = {"state": ray.put(self._read_weights())}
                 self.env_runner_group.foreach_env_runner("set_state", kwargs=state, local_env_runner=False)
 
     def _read_weights(self) -> dict[str, Any]:

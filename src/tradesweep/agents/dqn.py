@@ -14,9 +14,7 @@ from ray.rllib.algorithms.dqn.dqn import DQN, DQNConfig
 from ray.rllib.algorithms.dqn.dqn_learner import (
     QF_LOSS_KEY,
     QF_MEAN_KEY,
-    QF_NEXT_PREDS,
     QF_PREDS,
-    QF_TARGET_NEXT_PREDS,
 )
 from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.dqn.torch.dqn_torch_learner import DQNTorchLearner
@@ -28,7 +26,6 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
     LAST_TARGET_UPDATE_TS,
-    LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_TARGET_UPDATES,
@@ -36,6 +33,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from tradesweep.agents.base import QuietAlgorithm
+from tradesweep.agents.dense import DenseStack
 from tradesweep.agents.fragment import Fragment
 from tradesweep.agents.learner import Columnar, DirectLearner
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
@@ -44,6 +42,8 @@ from tradesweep.spec import STEPS_PER_TRAINING_STEP
 
 DISCOUNTS, SHARES = "discounts", "shares"
 """Columns of a training batch: what the bootstrap value is multiplied by, and each row's part of the loss."""
+Between = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
+"""What went through trunk, advantage head and value head."""
 REPLAY_FILE = "replay.npz"
 """The replay's contents in a checkpoint."""
 
@@ -78,18 +78,57 @@ class ColumnarDQNConfig(DQNConfig):
         return RLModuleSpec(module_class=ColumnarDQNModule, model_config=self.model_config)
 
 
+class QNetwork:
+    """Q values of an MLP: advantages, or dueling Q = V + A - mean A (Wang et al. 2016, eq. 9); without a graph."""
+
+    def __init__(self, trunk: torch.nn.Module, advantage: torch.nn.Module, value: torch.nn.Module | None) -> None:
+        self._trunk, self._advantage = DenseStack(trunk), DenseStack(advantage)
+        self._value = None if value is None else DenseStack(value)
+
+    def forward(self, rows_BD: torch.Tensor) -> tuple[torch.Tensor, Between]:
+        """(B, A) Q values, and what `backward` needs."""
+        trunk = self._trunk.forward(rows_BD)
+        advantage = self._advantage.forward(trunk[-1])
+        if self._value is None:
+            return advantage[-1], (trunk, advantage, [])
+        value = self._value.forward(trunk[-1])
+        return advantage[-1] - advantage[-1].mean(1, keepdim=True) + value[-1], (trunk, advantage, value)
+
+    def backward(self, between: Between, gradient_BA: torch.Tensor) -> None:
+        """Set the gradient of every weight from that by the Q values of the first B rows."""
+        count = len(gradient_BA)
+        trunk, advantage, value = ([rows[:count] for rows in stack] for stack in between)
+        if self._value is None:
+            gradient_BH = self._advantage.backward(advantage, gradient_BA, to_rows=True)
+        else:
+            centred_BA = gradient_BA - gradient_BA.mean(1, keepdim=True)
+            gradient_BH = self._advantage.backward(advantage, centred_BA, to_rows=True)
+            gradient_BH = gradient_BH + self._value.backward(value, gradient_BA.sum(1, keepdim=True), to_rows=True)
+        self._trunk.backward(trunk, gradient_BH)
+
+
 class ColumnarDQNModule(DefaultDQNTorchRLModule):
-    """RLlib's Q network: same weights, same values. What needs no gradient is computed without one."""
+    """RLlib's Q network: same weights, same values. Where torch keeps no graph, it runs without one."""
 
     @override(DefaultDQNTorchRLModule)
-    def _forward_train(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        out = {QF_PREDS: self.compute_q_values(batch)[QF_PREDS]}
-        following = {Columns.OBS: batch[Columns.NEXT_OBS]}
-        with torch.no_grad():
-            out[QF_TARGET_NEXT_PREDS] = self.forward_target(following)[QF_PREDS]
-            if self.uses_double_q:
-                out[QF_NEXT_PREDS] = self.compute_q_values(following)[QF_PREDS]
-        return out
+    def setup(self) -> None:
+        """As RLlib's; the layers are looked up once."""
+        super().setup()
+        self.online = QNetwork(self.encoder, self.af, self.vf if self.uses_dueling else None)
+
+    @override(DefaultDQNTorchRLModule)
+    def make_target_networks(self) -> None:
+        """As RLlib's; the layers are looked up once."""
+        super().make_target_networks()
+        self.target = QNetwork(self._target_encoder, self._target_af, self._target_vf if self.uses_dueling else None)
+
+    @override(DefaultDQNTorchRLModule)
+    def compute_q_values(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """(B, A) under RLlib's name."""
+        if torch.is_grad_enabled():
+            found: dict[str, torch.Tensor] = super().compute_q_values(batch)
+            return found
+        return {QF_PREDS: self.online.forward(batch[Columns.OBS])[0]}
 
     @override(DefaultDQNTorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], t: int) -> dict[str, torch.Tensor]:
@@ -100,16 +139,6 @@ class ColumnarDQNModule(DefaultDQNTorchRLModule):
         explores_B = torch.rand(count, device=values_BA.device) < self.epsilon_schedule.get_current_value()
         random_B = torch.randint(actions, (count,), device=values_BA.device)
         return {Columns.ACTIONS: torch.where(explores_B, random_B, values_BA.argmax(1))}
-
-    @override(DefaultDQNTorchRLModule)
-    def _qf_forward_helper(self, batch: dict[str, Any], encoder: Any, head: Any) -> dict[str, torch.Tensor]:
-        """Q-values without atoms; dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
-        features = encoder.net.mlp(batch[Columns.OBS])
-        if not self.uses_dueling:
-            return {QF_PREDS: head.net.mlp(features)}
-        advantages_BA = head["af"].net.mlp(features)
-        centred_BA = advantages_BA - advantages_BA.mean(1, keepdim=True)
-        return {QF_PREDS: centred_BA + head["vf"].net.mlp(features)}
 
 
 class ColumnarDQN(QuietAlgorithm, DQN):
@@ -155,12 +184,17 @@ class ColumnarDQN(QuietAlgorithm, DQN):
 
     @override(DQN)
     def training_step(self) -> None:
-        """Sample rows, store them, make the updates that are due, push the weights once."""
-        before = self.env_steps_sampled
-        sampled = sum(map(self._store, self.sample_fragments(env_steps=STEPS_PER_TRAINING_STEP)))
-        updates = self._take_due(sampled)
-        if updates:
-            self._learn(updates, before, sampled)
+        """Sample rows, store them, make the updates that are due, push the weights; and again, until there are as many
+        env steps as a result wants. Metrics are reduced once: that costs as much as some updates."""
+        begun = now = self.env_steps_sampled
+        while now == begun or now - begun < (self.config.min_sample_timesteps_per_iteration or 0):
+            fragments = self.sample_fragments(env_steps=STEPS_PER_TRAINING_STEP, so_far=now)
+            sampled = sum(map(self._store, fragments))
+            if updates := self._take_due(sampled):
+                self._learn(updates, now, sampled)
+            now += sampled
+        self.learner_group._learner.log_metrics()
+        self.take_metrics()
 
     def _take_due(self, sampled: int) -> int:
         """Updates to make now: every env step beyond the warm-up earns its share."""
@@ -192,7 +226,6 @@ class ColumnarDQN(QuietAlgorithm, DQN):
                 learner.update_from_columns(batch, env_steps=step)
                 if self.config.replay.prioritized:
                     self.columnar_replay.update_priorities(batch.rows, learner.td_errors)
-            self.metrics.aggregate([learner.reduce_metrics()], key=LEARNER_RESULTS)
         self.push_weights()
 
 
@@ -207,7 +240,7 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
         pairs = self._own_module.get_target_network_pairs()
         self._online_weights = [weight for online, _ in pairs for weight in online.parameters()]
         self._target_weights = [weight for _, target in pairs for weight in target.parameters()]
-        self._targets_followed = 0
+        self._targets_followed = self._updates_logged = 0
 
     @property
     def td_errors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -235,7 +268,7 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
 
     @override(DQNTorchLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """As RLlib's, target networks and learning rate, but logged once for all updates: see `reduce_metrics`."""
+        """As RLlib's, target networks and learning rate, but logged once for all updates: see `log_metrics`."""
         now = timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         if now - self.last_update_ts_by_mid[DEFAULT_MODULE_ID] >= self._own_config.target_network_update_freq:
             with torch.no_grad():
@@ -244,25 +277,43 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
             self._targets_followed += 1
         self._set_optimizer_lr(self._optimizer, lr=self._optimizer_lr_schedules[self._optimizer].update(timestep=now))
 
-    @override(DQNTorchLearner)
-    def compute_loss_for_module(
-        self, *, module_id: str, config: DQNConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
-    ) -> torch.Tensor:
-        """RLlib's loss for expected Q-values (no atoms), without its per-update logging."""
-        selected_B = fwd_out[QF_PREDS].gather(1, batch[Columns.ACTIONS]).squeeze(1)
-        target_BA = fwd_out[QF_TARGET_NEXT_PREDS]
-        best_of = fwd_out[QF_NEXT_PREDS] if config.double_q else target_BA
+    @override(DirectLearner)
+    def find_gradients(self, batch: Columnar) -> None:
+        """Of the online network, by its misses of the rewards and what the target network says of the next states."""
+        config, module, obs_BD, next_BD = (
+            self._own_config,
+            self._own_module,
+            batch[Columns.OBS],
+            batch[Columns.NEXT_OBS],
+        )
+        target_BA, _ = module.target.forward(next_BD)
+        # The online network reads both at once: half as many calls.
+        values, between = module.online.forward(torch.cat([obs_BD, next_BD]) if config.double_q else obs_BD)
+        best_of = values[len(obs_BD) :] if config.double_q else target_BA
         next_B = target_BA.gather(1, best_of.argmax(1, keepdim=True)).squeeze(1)
         wanted_B = torch.addcmul(batch[Columns.REWARDS], batch[DISCOUNTS], next_B)
-        loss_of = torch.nn.functional.huber_loss if config.td_error_loss_fn == "huber" else torch.nn.functional.mse_loss
-        loss = torch.dot(batch[SHARES], loss_of(selected_B, wanted_B, reduction="none"))
-        self._misses = selected_B.detach() - wanted_B
-        self._last = {QF_LOSS_KEY: loss, QF_MEAN_KEY: selected_B}
-        del module_id
-        return loss
+        selected_B = values[: len(obs_BD)].gather(1, batch[Columns.ACTIONS]).squeeze(1)
+        self._misses, self._shares, self._selected = selected_B - wanted_B, batch[SHARES], selected_B
+        slope_B = self._misses.clamp(-1.0, 1.0) if config.td_error_loss_fn == "huber" else 2.0 * self._misses
+        gradient_BA = torch.zeros_like(target_BA)
+        gradient_BA.scatter_(1, batch[Columns.ACTIONS], (self._shares * slope_B).unsqueeze(1))
+        module.online.backward(between, gradient_BA)
 
-    def reduce_metrics(self) -> dict[str, Any]:
-        """Log what the last update left and reduce everything once."""
+    @override(DirectLearner)
+    def last_losses(self) -> dict[str, torch.Tensor]:
+        """RLlib's loss for expected Q-values (no atoms), and the mean Q value of the actions taken."""
+        loss_of = (
+            torch.nn.functional.huber_loss
+            if self._own_config.td_error_loss_fn == "huber"
+            else torch.nn.functional.mse_loss
+        )
+        losses_B = loss_of(self._misses, torch.zeros_like(self._misses), reduction="none")
+        return {QF_LOSS_KEY: torch.dot(self._shares, losses_B), QF_MEAN_KEY: self._selected}
+
+    def log_metrics(self) -> None:
+        """What the last update left, if there was one, for all updates since the last call."""
+        if self.updates_lifetime == self._updates_logged:
+            return
         self.log_last()
         rate = self._get_optimizer_lr(self._optimizer)
         for name, value, reduce in (
@@ -271,9 +322,8 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
             (NUM_TARGET_UPDATES, self._targets_followed, "lifetime_sum"),
         ):
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, reduce=reduce)
-        self._targets_followed = 0
+        self._targets_followed, self._updates_logged = 0, self.updates_lifetime
         self.metrics.log_value((ALL_MODULES, "num_updates_lifetime"), self.updates_lifetime, reduce="max")
-        return dict(self.metrics.reduce())
 
     @override(DQNTorchLearner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModule
 
+from tradesweep.agents.dense import list_layers
 from tradesweep.errors import TrialDiverged
 
 Weights = dict[str, npt.NDArray[np.float32]]
 Layer = dict[str, str]
-
-ACTIVATIONS: dict[type[torch.nn.Module], str] = {torch.nn.ReLU: "relu", torch.nn.Tanh: "tanh"}
 
 
 def plain_layers(algorithm: str, module: RLModule) -> tuple[dict[str, list[Layer]], Weights]:
@@ -24,7 +23,7 @@ def plain_layers(algorithm: str, module: RLModule) -> tuple[dict[str, list[Layer
     Parts: `trunk`, then `logits` (PPO), or `advantage` and, when dueling, `value` (DQN).
     Raises TrialDiverged when a weight is not finite.
     """
-    parts = {name: _layers(part) for name, part in PARTS[algorithm](module).items()}
+    parts = {name: list_layers(part) for name, part in PARTS[algorithm](module).items()}
     layers: dict[str, list[Layer]] = {}
     weights: Weights = {}
     for part, stack in parts.items():
@@ -48,21 +47,6 @@ def _dqn_parts(module: Any) -> Mapping[str, torch.nn.Module]:
 
 
 PARTS = {"ppo": _ppo_parts, "dqn": _dqn_parts}
-
-
-def _layers(part: torch.nn.Module) -> list[tuple[torch.nn.Linear, str]]:
-    """The linear layers of an MLP in order, each with the activation that follows it."""
-    found: list[tuple[torch.nn.Linear, str]] = []
-    for layer in part.modules():
-        if isinstance(layer, torch.nn.Linear):
-            found.append((layer, "linear"))
-        elif type(layer) in ACTIVATIONS:
-            linear, _ = found[-1]
-            found[-1] = (linear, ACTIVATIONS[type(layer)])
-        else:
-            # Anything else with weights of its own would be left out silently.
-            assert next(iter(layer.parameters(recurse=False)), None) is None, f"unknown layer {type(layer).__name__}"
-    return found
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -194,7 +194,9 @@ class FragmentBuilder:
             terminated=self._terminated[:rows],
             truncated=self._truncated[:rows],
             valid=self._valid[:rows],
-            extras={name: column[:rows] for name, column in self._extras.items()},
+            extras=with_log_probability(
+                {name: column[:rows] for name, column in self._extras.items()}, self._actions[:rows]
+            ),
             runner_id=runner_id,
             episode_count=episode_count,
             episode_t=episode_t,
@@ -208,3 +210,15 @@ def _doubled(column: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
 
 LOG_PROBABILITY = Columns.ACTION_LOGP
 DISTRIBUTION_INPUTS = Columns.ACTION_DIST_INPUTS
+
+
+def with_log_probability(
+    extras: dict[str, npt.NDArray[np.float32]], actions: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Logits (..., A) are joined by the log probability (...) of the actions taken: of one row, or of all at once."""
+    if DISTRIBUTION_INPUTS not in extras:
+        return extras
+    logits = extras[DISTRIBUTION_INPUTS]
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    taken = np.take_along_axis(shifted, actions[..., None], axis=-1)[..., 0]
+    return {**extras, LOG_PROBABILITY: taken - np.log(np.exp(shifted).sum(axis=-1))}

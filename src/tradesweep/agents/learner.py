@@ -1,12 +1,14 @@
-"""What both learners share: a gradient step straight on the module, and metrics that are reduced once per update.
+"""What both learners share: a gradient step straight on the weights, and metrics that are reduced once per update.
 
 RLlib's own step walks dictionaries of modules, optimizers and parameters and checks each gradient by itself, which
-costs as much as the step: here it is one fused optimizer, one norm, one check.
+costs as much as the step: here it is one fused optimizer, one norm, one check. Gradients come from the layers' own
+derivatives (`dense`), not from torch's graph. RLlib's way, `update`, stays as it is for who asks for it.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +33,9 @@ class DirectLearner(TorchLearner):
         super().build()
         self.updates_lifetime = 0
         self._own_module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        self._own_module.train()
         self._own_config = self.config.get_config_for_module(DEFAULT_MODULE_ID)
         self._optimizer: torch.optim.Optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         self._own_weights: Weights = [weight for weight in self._own_module.parameters() if weight.requires_grad]
-        self._last: dict[str, torch.Tensor] = {}
         self._last_norm = 0.0
 
     @override(TorchLearner)
@@ -45,18 +45,19 @@ class DirectLearner(TorchLearner):
         optimizer = torch.optim.Adam(weights, fused=True)
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=weights, lr_or_lr_schedule=config.lr)
 
+    @torch.no_grad()
     def learn_from(self, batch: Columnar) -> None:
         """One gradient step on ready columns. Raises TrialDiverged where a gradient is not finite."""
-        # RLlib's `forward_train` walks all submodules to put them into a mode they are in already.
-        out = self._own_module._forward_train(batch)
-        self._descend(
-            self.compute_loss_for_module(module_id=DEFAULT_MODULE_ID, config=self._own_config, batch=batch, fwd_out=out)
-        )
-
-    def _descend(self, loss: torch.Tensor) -> None:
         for weight in self._own_weights:
             weight.grad = None
-        torch.autograd.backward(loss)
+        self.find_gradients(batch)
+        self._descend()
+
+    @abstractmethod
+    def find_gradients(self, batch: Columnar) -> None:
+        """Set the gradient of every weight that the loss of these columns depends on; torch keeps no graph here."""
+
+    def _descend(self) -> None:
         weights = [weight for weight in self._own_weights if weight.grad is not None]
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(weights)))))
         if not math.isfinite(norm):
@@ -67,9 +68,13 @@ class DirectLearner(TorchLearner):
         self.updates_lifetime += 1
         self._last_norm = norm
 
+    @abstractmethod
+    def last_losses(self) -> dict[str, torch.Tensor]:
+        """What the last gradient step left, under RLlib's names; a column stands for its mean."""
+
     def log_last(self) -> None:
-        """Log what the last gradient step left, under RLlib's names; of columns their mean."""
-        values = {name: value.detach().mean().item() for name, value in self._last.items()}
+        """Log it, once for all the steps of an update."""
+        values = {name: value.mean().item() for name, value in self.last_losses().items()}
         for name, value in {**values, "gradients_default_optimizer_global_norm": self._last_norm}.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
 

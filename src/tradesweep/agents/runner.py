@@ -27,11 +27,11 @@ from ray.rllib.utils.metrics import SAMPLE_TIMER, WEIGHTS_SEQ_NO
 from tradesweep.agents.envs import RunnerContext, build_vector_env
 from tradesweep.agents.fragment import (
     DISTRIBUTION_INPUTS,
-    LOG_PROBABILITY,
     Fragment,
     FragmentBuilder,
     build_episodes,
     name_episode,
+    with_log_probability,
 )
 from tradesweep.agents.live import EPISODE_HOOKS, LiveEpisodes, is_overridden
 from tradesweep.env import Tape
@@ -82,6 +82,14 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         super().make_module()
         if self.module is not None:
             self.module.eval()
+
+    def copy_weights(self, module: torch.nn.Module, version: int) -> None:
+        """Take over the weights of a module in this process, as `set_state` does from arrays."""
+        source = dict(module.named_parameters())
+        own = dict(self.module.named_parameters())
+        with torch.no_grad():
+            torch._foreach_copy_(list(own.values()), [source[name] for name in own])
+        self._weights_seq_no = version
 
     # --- environment and recording -------------------------------------------------------------------------------
 
@@ -274,6 +282,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         done_E = (terminated_E | truncated_E) & valid_E
         ended_E = done_E if room is None else done_E & (np.cumsum(done_E) <= room)
         if self._live is not None:
+            row["extras"] = with_log_probability(extras, actions_E)
             self._live.add(**row, ended_E=ended_E, weights_version=self._weights_seq_no)
         self._account(valid_E, ended_E, rewards_E)
         self._done_E = done_E
@@ -315,11 +324,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
     ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
         """Sample by Gumbel noise (Gumbel-max trick: argmax(logits + g) is distributed as softmax(logits))."""
         scores = logits_EA + self._generator.gumbel(size=logits_EA.shape) if explore else logits_EA
-        actions_E: npt.NDArray[np.int64] = np.argmax(scores, axis=1)
-        shifted = logits_EA - logits_EA.max(axis=1, keepdims=True)
-        log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        log_probability = np.take_along_axis(log_softmax, actions_E[:, None], axis=1)[:, 0]
-        return actions_E, {DISTRIBUTION_INPUTS: logits_EA, LOG_PROBABILITY: log_probability}
+        return np.argmax(scores, axis=1), {DISTRIBUTION_INPUTS: logits_EA}
 
     def _end_fragment(self, fragment: Fragment, ended: int, *, exhausted: bool) -> None:
         self._obs_ED = _checked(fragment.obs[-1].copy())
