@@ -100,6 +100,8 @@ def test_another_sweep_file_can_be_chosen_and_changed(load, root, ppo: str) -> N
         ("env.reward_params={eta: x}", "env.reward_params.eta must be a number, was x"),
         ("env.reward_scale=aut", "env.reward_scale must be a number > 0 or auto, was aut"),
         ("evaluation.count=7", "evaluation.count must be a whole number >= 8, was 7"),
+        ("evaluation.min_evaluations=11", "evaluation.min_evaluations must be at most count (10), was 11"),
+        ("aggregate=max", "aggregate must be one of mean, median, iqm, was max"),
         ("resources.lanes=aut", "resources.lanes must be a whole number >= 1 and <= 65,536 or auto, was aut"),
         ("resources.lanes=0", "resources.lanes must be a whole number >= 1 and <= 65,536 or auto, was 0"),
         ("splits.train=x", "splits.train must be [first day, last day] or a number of bars > 0, was x"),

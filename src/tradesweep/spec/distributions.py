@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -153,6 +153,41 @@ def contains(domain: AnyDistribution, value: Any) -> bool:
         return inside
     steps = (value - domain.low) / domain.q
     return inside and abs(steps - round(steps)) <= 1e-9
+
+
+def order_by_condition(space: Mapping[str, AnyDistribution]) -> dict[str, AnyDistribution]:
+    """Parameters others depend on come first."""
+    ordered: dict[str, AnyDistribution] = {}
+    waiting = dict(space)
+    while waiting:
+        ready = {
+            name: domain
+            for name, domain in waiting.items()
+            if all(key in ordered or key not in space for key in (domain.when or {}))
+        }
+        assert ready, "the spec refuses conditions that go round in a circle"
+        ordered |= ready
+        waiting = {name: domain for name, domain in waiting.items() if name not in ready}
+    return ordered
+
+
+def is_active(domain: AnyDistribution, point: Mapping[str, Any]) -> bool:
+    """Whether the `when:` of a parameter holds at a point that has all parameters before it."""
+    return all(key in point and point[key] in as_options(wanted) for key, wanted in (domain.when or {}).items())
+
+
+def as_options(wanted: Any) -> tuple[Any, ...]:
+    """What a condition names: a value or a list of them."""
+    return tuple(wanted) if isinstance(wanted, (list, tuple)) else (wanted,)
+
+
+def drop_inactive(ordered: Mapping[str, AnyDistribution], full: Mapping[str, Any]) -> dict[str, Any]:
+    """The point of a value for every parameter: only what its conditions leave; `ordered` by condition."""
+    point: dict[str, Any] = {}
+    for name, domain in ordered.items():
+        if is_active(domain, point):
+            point[name] = full[name]
+    return point
 
 
 def _kind_of(written: Any) -> tuple[str, Any]:

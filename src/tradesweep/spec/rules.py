@@ -6,20 +6,26 @@ import math
 from typing import Any
 
 from tradesweep.errors import SpecError
-from tradesweep.spec.distributions import AnyDistribution, Choice, Grid, RandInt, contains
+from tradesweep.spec.bounds import Bound, Point, find_conflicts, value_at
+from tradesweep.spec.distributions import AnyDistribution, Choice, Grid, RandInt, as_options, contains
 from tradesweep.spec.keys import keys_of, suggest
 from tradesweep.spec.models import SweepSpec
 from tradesweep.spec.problems import raise_all
 
-BATCH, CAPACITY = "train_batch_size_per_learner", "replay_buffer_config.capacity"
-WARM_UP = "num_steps_sampled_before_learning_starts"
 MOST_COMBINATIONS = 100_000
 """Of a grid, as many as a budget may hold."""
 
 
 def check_together(spec: SweepSpec) -> None:
     """Rules over several keys. Raises SpecError with all that are broken."""
-    problems = [*_value_problems(spec), *_condition_problems(spec), *_grid_problems(spec), *_point_problems(spec)]
+    problems = [
+        *_value_problems(spec),
+        *_condition_problems(spec),
+        *_grid_problems(spec),
+        *_model_problems(spec),
+        *_point_problems(spec),
+        *_count_problems(spec),
+    ]
     # Bounds between keys can be compared once each key holds what it may.
     raise_all([str(problem) for problem in problems or _bound_problems(spec)])
 
@@ -57,7 +63,7 @@ def _one_condition(spec: SweepSpec, path: str, other: str, wanted: Any) -> list[
     domain = spec.search[other]
     if not isinstance(domain, (Choice, Grid, RandInt)):
         return [spec.error_at(path, "must name a parameter drawn by choice, grid or randint", domain.kind)]
-    values = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+    values = as_options(wanted)
     clean = keys_of(spec.algorithm)[other].clean
     rule = f"must be a value that {other} can have, or a list of them"
     if not values:
@@ -109,51 +115,63 @@ def _in_words(domain: AnyDistribution) -> str:
     return f"{domain.kind} [{', '.join(map(str, _extremes(domain)))}]"
 
 
-def _bound_problems(spec: SweepSpec) -> list[SpecError]:
-    """What is compared with each other, in the worst case of all that can be drawn."""
-    problems = []
-    if spec.budget.env_steps_per_trial < spec.evaluation.count:
-        rule = f"must be at least evaluation.count ({spec.evaluation.count})"
+def _model_problems(spec: SweepSpec) -> list[SpecError]:
+    """A model that has nothing to learn from would draw at random, and nobody would know."""
+    kind = spec.searcher.kind
+    always = [domain for domain in spec.search.values() if domain.when is None]
+    ranges = [domain for domain in always if not isinstance(domain, (Choice, Grid))]
+    choices = [domain for domain in always if isinstance(domain, (Choice, Grid)) and len(domain.options) > 1]
+    if kind == "cmaes" and not ranges:
+        rule = "must not be cmaes where no parameter without when is drawn from a range: it learns numbers only"
+    elif kind == "gp" and not ranges and not choices:
+        rule = "must not be gp where no parameter without when has more than one value"
+    else:
+        return []
+    return [spec.error_at("searcher.kind", rule, kind, "choose tpe or random")]
+
+
+def _count_problems(spec: SweepSpec) -> list[SpecError]:
+    """Numbers that count parts of each other."""
+    problems, count = [], spec.evaluation.count
+    if spec.budget.env_steps_per_trial < count:
+        rule = f"must be at least evaluation.count ({count})"
         problems.append(spec.error_at("budget.env_steps_per_trial", rule, spec.budget.env_steps_per_trial))
-    problems += _at_most(spec, "minibatch_size", BATCH)
-    problems += _at_most(spec, BATCH, CAPACITY)
-    problems += _at_most(spec, WARM_UP, CAPACITY)
-    problems += _below(spec, "n_step", "env.episode_bars", spec.env.episode_bars)
-    problems += _below(spec, WARM_UP, "budget.env_steps_per_trial", spec.budget.env_steps_per_trial)
+    if (least := spec.pruner.min_evaluations) > count:
+        rule = f"must be at most evaluation.count ({count})"
+        problems.append(spec.error_at("pruner.min_evaluations", rule, least, f"write at most {count}"))
     return problems
 
 
-def _at_most(spec: SweepSpec, smaller: str, larger: str) -> list[SpecError]:
-    """`smaller` may never exceed `larger`, whatever is drawn."""
-    if not {smaller, larger} <= keys_of(spec.algorithm).keys():
-        return []
-    most, least = max(possible_values(spec, smaller)), min(possible_values(spec, larger))
-    if most <= least:
-        return []
-    return [_bound_error(spec, smaller, f"must be at most {larger} ({int(least)})", most, least)]
+def _bound_problems(spec: SweepSpec) -> list[SpecError]:
+    """A spec is refused where no point keeps the bounds, and a point to try first that cannot; others are redrawn."""
+    if conflicts := find_conflicts(spec):
+        return [_bound_error(spec, bound, nearest) for bound, nearest in conflicts]
+    return [
+        _point_error(spec, f"searcher.points.{index}", given, bound, nearest)
+        for index, given in enumerate(spec.searcher.points)
+        for bound, nearest in find_conflicts(spec, given)
+    ]
 
 
-def _below(spec: SweepSpec, name: str, limit_name: str, limit: int) -> list[SpecError]:
-    if name not in keys_of(spec.algorithm) or max(possible_values(spec, name)) < limit:
-        return []
-    rule = f"must be below {limit_name} ({limit})"
-    return [_bound_error(spec, name, rule, max(possible_values(spec, name)), limit - 1)]
-
-
-def _bound_error(spec: SweepSpec, name: str, rule: str, value: float, nearest: float) -> SpecError:
+def _bound_error(spec: SweepSpec, bound: Bound, nearest: Point) -> SpecError:
     """At the place where the value was decided; a default that is too large has none."""
+    name, most = bound.smaller, bound.most(spec, nearest)
     part = "search" if name in spec.search else "fixed"
     is_written = name in (*spec.search, *spec.fixed)
-    remedy = (
-        f"write at most {int(nearest)}" if is_written else f"this is its default; set fixed.{name} to {int(nearest)}"
-    )
-    return spec.error_at(f"{part}.{name}", rule, int(value), remedy)
+    remedy = f"write at most {most}" if is_written else f"this is its default; set fixed.{name} to {most}"
+    return spec.error_at(f"{part}.{name}", _in_rule(spec, bound, nearest), value_at(spec, nearest, name), remedy)
 
 
-def possible_values(spec: SweepSpec, name: str) -> list[float]:
-    """The extremes of a numeric key; its default too where a condition can switch it off."""
-    default = keys_of(spec.algorithm)[name].default
-    if name not in spec.search:
-        return [spec.fixed.get(name, default)]
-    domain = spec.search[name]
-    return [*_extremes(domain), *([default] if domain.when else [])]
+def _point_error(spec: SweepSpec, path: str, given: Point, bound: Bound, nearest: Point) -> SpecError:
+    name, most = bound.smaller, bound.most(spec, nearest)
+    value = value_at(spec, nearest, name)
+    if name in given:
+        return spec.error_at(f"{path}.{name}", _in_rule(spec, bound, nearest), value, f"write at most {most}")
+    place = f"{path}.{bound.larger}" if bound.larger in given else path
+    return spec.error_at(place, f"must leave room for {name} ({value})", most, f"write at least {value}")
+
+
+def _in_rule(spec: SweepSpec, bound: Bound, nearest: Point) -> str:
+    if bound.number is not None:
+        return f"must be below {bound.larger} ({bound.number})"
+    return f"must be at most {bound.larger} ({bound.most(spec, nearest)})"
