@@ -20,6 +20,10 @@ PRODUCER_EPISODE_BITS = 20
 """`episode_no = producer_no << 20 | k`: one incarnation of a producer opens at most 1,048,576 episodes."""
 
 
+SCORE_FLOOR = -10.0
+"""The score of a policy that ruined its account, and of a trial that failed."""
+
+
 class Metric(StrEnum):
     """Every metric name that reaches a result, the store or MLflow."""
 
@@ -76,6 +80,22 @@ class SweepStatus(StrEnum):
     FINISHED = "FINISHED"
     INTERRUPTED = "INTERRUPTED"
     FAILED = "FAILED"
+
+
+class SweepEnd(StrEnum):
+    """What ended a sweep before it had all its trials: the key of the spec that decided it."""
+
+    ENV_STEPS = "budget.env_steps"
+    WALL_TIME = "budget.wall_time_s"
+    PATIENCE = "budget.patience_trials"
+    SPACE = "search"
+
+
+class TrialPhase(StrEnum):
+    """What a trial is for: to find a point, or to train a leader again on a fresh seed."""
+
+    SEARCH = "search"
+    CONFIRM = "confirm"
 
 
 class TrialStatus(StrEnum):

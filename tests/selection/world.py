@@ -167,9 +167,11 @@ class World:
         }
         writer.open_sweep(NewSweep(**(values | changes)))
 
-    def open_trial(self, writer: Writer, trial_no: int) -> int:
-        point = json.dumps({"lr": 1e-3 * (trial_no + 1)})
-        return writer.open_trial(self.sweep_id, trial_no, point, trial_no, f"hash {trial_no}", point)
+    def open_trial(self, writer: Writer, trial_no: int, point_no: int | None = None, **place: Any) -> int:
+        number = trial_no if point_no is None else point_no
+        point = json.dumps({"lr": 1e-3 * (number + 1)})
+        words = (point, trial_no, f"hash {number}", point)
+        return writer.open_trial(self.sweep_id, trial_no, *words, point_no=point_no, **place)
 
     def write_trial(
         self,
@@ -179,9 +181,10 @@ class World:
         *,
         status: TrialStatus = TrialStatus.FINISHED,
         error: str | None = None,
+        **place: Any,
     ) -> int:
         """Train once, evaluate once, publish, end."""
-        trial_id = self.open_trial(writer, trial_no)
+        trial_id = self.open_trial(writer, trial_no, **place)
         attempt = writer.start_attempt(trial_id, 1)
         policy = self.runtime.policy(weight, trial_no)
         sampled = _Source(writer, ProducerKey(self.sweep_id, trial_id, attempt, ProducerRole.RUNNER, 1))

@@ -72,6 +72,15 @@ def test_an_upgraded_database_has_its_old_rows_and_keeps_every_rule(schema: str,
     assert upgrade_database(path) is None
 
 
+@pytest.mark.parametrize("schema", OLDER)
+def test_trials_of_before_there_were_seeds_are_points_of_their_own(schema: str, tmp_path: Path) -> None:
+    path = thaw(schema, tmp_path)
+    upgrade_database(path)
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT trial_no, point_no, seed_no, phase FROM trials ORDER BY 1").fetchall()
+    assert found == [(0, 0, 0, "search"), (1, 1, 0, "search")]
+
+
 @pytest.mark.parametrize("schema", REVISIONS)
 def test_an_upgraded_database_is_made_like_a_new_one(schema: str, tmp_path: Path) -> None:
     path = thaw(schema, tmp_path)

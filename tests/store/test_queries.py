@@ -51,7 +51,6 @@ def test_what_is_not_there_is_named(world: Any) -> None:
     with pytest.raises(NotFound, match="there is no episode 5"):
         world.store.equity_of_episode(5)
     assert world.store.find_trial(77) is None
-    assert world.store.find_best_trial(world.sweep_id) is None
 
 
 def test_counts_of_a_finished_sweep(green: Any) -> None:
@@ -83,11 +82,9 @@ def test_statuses_come_back_as_enums(green: Any) -> None:
     assert store.list_episodes(3)[0].role is EpisodeRole.TRAIN
 
 
-def test_the_best_trial_and_its_checkpoint(green: Any) -> None:
+def test_a_trials_best_checkpoint(green: Any) -> None:
     store = open_store(green)
-    best = store.find_best_trial("small-12345678")
-    assert best is not None
-    assert best.best_sharpe == max(trial.best_sharpe or -99.0 for trial in store.list_trials("small-12345678"))
+    best = store.get_trial(1)
     checkpoint = store.find_best_checkpoint(best.trial_id)
     assert checkpoint is not None
     assert (checkpoint.iteration, checkpoint.sharpe) == (best.best_iteration, best.best_sharpe)

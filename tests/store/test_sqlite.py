@@ -51,7 +51,7 @@ def cut_file(path: Path) -> Path:
 
 UNUSABLE: list[tuple[Any, type[StoreError], str]] = [
     (foreign_file, SchemaMismatch, "not made by tradesweep and was left alone; move it away, or set TRADESWEEP_HOME"),
-    (newer_file, SchemaMismatch, "has schema 9999, the newest that this version knows is 0002; .* install that one"),
+    (newer_file, SchemaMismatch, "has schema 9999, the newest that this version knows is 0003; .* install that one"),
     (text_file, StoreError, "not an SQLite database; move it away"),
     (lambda path: (path.touch(), path)[1], StoreError, "not an SQLite database; move it away"),
     (cut_file, StoreError, "damaged; restore a backup"),

@@ -24,7 +24,9 @@ from tradesweep.names import (
     ProducerKey,
     ProducerRole,
     Record,
+    SweepEnd,
     SweepStatus,
+    TrialPhase,
     TrialStatus,
 )
 from tradesweep.store import NewPromotion, NewTestReading, Writer, open_store, verify
@@ -491,3 +493,71 @@ def test_rows_survive_the_writer(world: Any) -> None:
     assert rows_of(
         world.path, "SELECT last_seq FROM producers WHERE producer_no = :number", number=runner.grant.producer_no
     ) == [(2,)]
+
+
+# --- points, ends, extensions ---------------------------------------------------------------------------------
+
+
+def test_a_trial_alone_is_a_point_of_its_own_and_seeds_share_one(world: Any) -> None:
+    world.open_trial(0)
+    for number, seed_no, phase in ((1, 1, TrialPhase.SEARCH), (2, 2, TrialPhase.CONFIRM)):
+        place = {"point_no": 0, "seed_no": seed_no, "phase": phase}
+        world.writer.open_trial(world.sweep_id, number, "{}", 70 + number, "hash0", **place)
+    world.open_trial(3)
+    places = rows_of(world.path, "SELECT point_no, seed_no, phase FROM training_runs ORDER BY trial_no")
+    assert places == [(0, 0, "search"), (0, 1, "search"), (0, 2, "confirm"), (3, 0, "search")]
+    told = [row.payload for row in outbox(world) if row.kind == "trial_opened"]
+    assert [(row["point_no"], row["seed_no"], row["phase"]) for row in told] == places
+
+
+def test_a_seed_of_a_point_is_trained_once(world: Any) -> None:
+    world.open_trial(0)
+    with pytest.raises(StoreError):
+        world.writer.open_trial(world.sweep_id, 1, "{}", 8, "hash0", point_no=0, seed_no=0)
+
+
+def test_a_producer_that_comes_when_its_attempt_is_over_is_fenced_at_once(world: Any) -> None:
+    run = world.begin()
+    run.evaluate()
+    world.writer.close_trial(run.trial_id, TrialStatus.FINISHED)
+    late = world.Source(world.writer, run.key(ProducerRole.RUNNER, 3))
+    assert world.writer.apply(late.batch({})) == Answer.FENCED
+    assert "nothing_runs_after_the_end" not in red_rules(world)
+
+
+def test_mlflow_hears_of_the_trial_that_won_and_not_of_the_highest(world: Any) -> None:
+    runs = [world.begin(number) for number in (0, 1)]
+    for run in runs:
+        run.evaluate()
+        world.writer.close_trial(run.trial_id, TrialStatus.FINISHED)
+    world.writer.close_sweep(world.sweep_id, SweepStatus.FINISHED, None, runs[1].trial_id)
+    assert outbox(world)[-1].payload["best"]["trial_no"] == 1
+
+
+def test_a_sweep_says_what_ended_it_until_it_goes_on(world: Any) -> None:
+    world.writer.close_sweep(world.sweep_id, SweepStatus.FINISHED, SweepEnd.PATIENCE)
+    assert world.store.get_sweep(world.sweep_id).end_reason is SweepEnd.PATIENCE
+    world.writer.open_sweep(world.new_sweep(driver_started_at=6))
+    assert world.store.get_sweep(world.sweep_id).end_reason is None
+
+
+def test_an_extended_trial_goes_on_as_another_attempt_and_every_rule_holds(world: Any) -> None:
+    run = world.begin(0)
+    run.train(7, 9)
+    run.evaluate()
+    world.writer.close_trial(run.trial_id, TrialStatus.FINISHED)
+    world.writer.close_sweep(world.sweep_id, SweepStatus.FINISHED)
+    with pytest.raises(StoreError, match="ended FINISHED"):
+        world.writer.start_attempt(run.trial_id, 9, 1)
+    for started_at, steps in ((6, run.env_steps), (7, run.env_steps + 1)):
+        world.writer.open_sweep(world.new_sweep(driver_started_at=started_at, env_steps_per_trial=steps))
+        reopened = world.store.get_trial(run.trial_id).status == TrialStatus.INTERRUPTED
+        assert reopened == (steps > run.env_steps)
+    more = world.TrialRun(world.writer, run.trial_id, resumed_from=1, env_steps=run.env_steps)
+    more.train(7, 9)
+    more.evaluate()
+    world.writer.close_trial(run.trial_id, TrialStatus.FINISHED)
+    world.writer.close_sweep(world.sweep_id, SweepStatus.FINISHED)
+    assert red_rules(world) == []
+    counted = rows_of(world.path, "SELECT iteration, attempt, env_steps FROM effective_iterations ORDER BY 1")
+    assert counted == [(1, 1, run.env_steps), (2, 2, more.env_steps)]

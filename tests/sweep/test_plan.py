@@ -62,7 +62,9 @@ def test_a_replay_in_checkpoints_counts_on_disk_and_every_replay_in_memory(load)
     plain, kept = make_plan(load()), make_plan(load("fixed.replay_buffer_config.checkpoint=true"))
     width = 2 + 1 + 3 + 1 + 1  # two features, exposure, one of three positions, unrealised return, bars in trade
     replay = 1024 * (8 * width + 25)
-    assert kept.disk_bytes - plain.disk_bytes == 3 * 2 * replay
+    assert (
+        kept.disk_bytes - plain.disk_bytes == 3 * 3 * replay
+    )  # three trials, each with its best checkpoint and the last two
     assert plain.resources.memory_bytes == BYTES_OF_DRIVER + plain.resources.concurrent_trials * (
         BYTES_PER_PROCESS + replay
     )
@@ -73,13 +75,35 @@ def test_updates_are_counted_for_the_largest_values_that_can_be_drawn(load) -> N
     searched = make_plan(load(sweep=f"{dqn}search: {{updates_per_env_step: {{uniform: [0.5, 2.0]}}}}"))
     assert searched.updates == 3 * 2 * 1024
     ppo = "algorithm: ppo\nfixed: {train_batch_size_per_learner: 128, minibatch_size: 64}\n"
-    assert make_plan(load(sweep=f"{ppo}search: {{num_epochs: {{choice: [2, 5]}}}}")).updates == 3 * 8 * 5 * 2
+    assert make_plan(load(sweep=f"{ppo}search: {{num_epochs: {{choice: [2, 3, 5]}}}}")).updates == 3 * 8 * 5 * 2
 
 
-@pytest.mark.parametrize("override", ["seeds=2", "confirm={top: 1, seeds: 2}"])
-def test_what_is_not_built_yet_is_refused_instead_of_ignored(load, override: str) -> None:
-    with pytest.raises(SpecError, match="not built yet"):
-        make_plan(load(override))
+def test_every_seed_and_every_confirmation_is_a_trial_that_costs(load) -> None:
+    plain, plan = make_plan(load()), make_plan(load("seeds=2", "confirm={top: 5, seeds: 4}"))
+    assert (plan.points, plan.trials, plan.confirmations) == (3, 3 * 2 + 3 * 4, 3 * 4)
+    assert plan.env_steps == 6 * plain.env_steps
+    assert (plan.updates, plan.rows) == (6 * plain.updates, 6 * plain.rows)
+    assert plan.hurdle == make_plan(load("budget.trials=18")).hurdle
+    assert plan.to_dict()["points"] == 3
+
+
+def test_a_plan_says_what_may_end_the_sweep_early(load) -> None:
+    settings = ("budget.env_steps=5000", "budget.wall_time_s=60", "budget.patience_trials=4")
+    assert make_plan(load(*settings)).to_dict()["limits"] == [
+        "5,000 env steps over all trials",
+        "60 s a run",
+        "4 trials without a better best, after 10",
+    ]
+    assert make_plan(load()).to_dict()["limits"] == []
+
+
+def test_limits_and_confirmations_go_on_with_the_sweep_and_seeds_make_another(load) -> None:
+    plain = make_plan(load()).identity
+    for settings in ("budget.env_steps=5000", "budget.patience_trials=4", "confirm={top: 1, seeds: 2}"):
+        assert make_plan(load(settings)).identity == plain
+    assert make_plan(load("aggregate=median")).identity == plain, "one seed is what it is"
+    identities = {make_plan(load("seeds=2", f"aggregate={how}")).identity for how in ("mean", "median", "iqm")}
+    assert len({plain, *identities}) == 4
 
 
 @pytest.mark.parametrize("experiment", sorted(list_experiments(REPOSITORY)))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,26 @@ def test_preparing_twice_keeps_what_is_there(home: Home, client: Any) -> None:
     number = ensure_experiment(client, "dqn_lr", artifacts=home.artifacts)
     again = open_client(prepare_backend(home.mlflow_database, home.artifacts))
     assert ensure_experiment(again, "dqn_lr", artifacts=home.artifacts) == number
+
+
+def test_a_database_that_was_half_made_when_its_process_was_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / "fresh")
+
+    def end_half_way(uri: str) -> None:
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as db, db:
+            db.execute("CREATE TABLE metrics (step INTEGER)")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tradesweep.tracking.backend.open_client", end_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_backend(home.mlflow_database, home.artifacts)
+    client = open_client(prepare_backend(home.mlflow_database, home.artifacts))
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+    assert [path.name for path in home.path.glob("mlflow.db*")] == ["mlflow.db"]
 
 
 def test_artifacts_of_an_experiment_lie_under_the_home(home: Home, client: Any) -> None:

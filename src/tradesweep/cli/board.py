@@ -10,12 +10,13 @@ from tradesweep.cli.output import (
     format_number,
     format_params,
     format_percent,
+    format_seed,
     format_table,
     three_numbers,
 )
 
 if TYPE_CHECKING:
-    from tradesweep.selection import Leaderboard, LeaderboardRow
+    from tradesweep.selection import Leaderboard, LeaderboardRow, PointStanding
 
 HEADERS = ("trial", "state", "Sharpe", "hurdle", "deflated", "it", "trades", "max DD", "pnl", "score", "steps")
 INDENT = " " * 6
@@ -24,6 +25,12 @@ INDENT = " " * 6
 def board_lines(board: Leaderboard) -> list[str]:
     """The winner with its three numbers, what to compare it with, and every trial."""
     lines = [f"{board.sweep_id}  {board.status.value}", *winner_lines(board), comparison_line(board)]
+    if board.ended_by is not None:
+        from tradesweep.sweep.limits import WORDS
+
+        lines.insert(1, f"ended early: {WORDS[board.ended_by]}")
+    if board.has_seeds:
+        lines += ["", *point_lines(board)]
     return [*lines, "", *trial_lines(board)] if board.rows else lines
 
 
@@ -36,9 +43,38 @@ def winner_lines(board: Leaderboard) -> list[str]:
         f"best: trial {best.trial_no}, iteration {best.iteration}",
         three_numbers(best.sharpe or 0.0, board.hurdle),
     ]
+    if board.has_seeds:
+        (point,) = (point for point in board.points if point.point_no == best.point_no)
+        lines.append(describe_point(point, board.aggregate))
     if best.deflated is not None and best.deflated <= 0.0:
         lines.append("not above what luck alone would show: nothing was found")
     return lines
+
+
+def describe_point(point: PointStanding, aggregate: str) -> str:
+    """What all seeds of the winner's point say, which is less than its best one does."""
+    found = f"its point {point.point_no}: {aggregate} {format_number(point.sharpe)} of {point.seeds} searched"
+    if point.confirmed is None:
+        return found
+    return f"{found}, median {point.confirmed:.2f} of {point.confirmations} fresh seeds"
+
+
+def point_lines(board: Leaderboard) -> list[str]:
+    """A table of points, as they are ranked."""
+    headers = ("point", "seeds", board.aggregate, "fresh", "median", "trial", "")
+    rows = [
+        (
+            str(point.point_no),
+            str(point.seeds),
+            format_number(point.sharpe),
+            format_count(point.confirmations or None),
+            format_number(point.confirmed),
+            format_count(point.best_trial_no),
+            "pruned" if point.pruned else "",
+        )
+        for point in board.points
+    ]
+    return format_table(headers, rows, left=(6,))
 
 
 def comparison_line(board: Leaderboard) -> str:
@@ -52,7 +88,10 @@ def trial_lines(board: Leaderboard) -> list[str]:
     header, *rows = format_table(HEADERS, [_cells(row, counted=board.counted) for row in board.rows], left=(1,))
     lines = [header]
     for line, row in zip(rows, board.rows, strict=True):
-        lines += [line, INDENT + cut(format_params(row.params), 80 - len(INDENT))]
+        params = format_params(row.params)
+        if board.has_seeds:
+            params = f"{format_seed(row.point_no, row.seed_no, fresh=row.phase == 'confirm')}: {params}"
+        lines += [line, INDENT + cut(params, 80 - len(INDENT))]
     return lines
 
 

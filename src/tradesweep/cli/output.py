@@ -78,6 +78,11 @@ def format_bytes(size: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def format_seed(point_no: int, seed_no: int, *, fresh: bool) -> str:
+    """Which point a trial trains, and which of its seeds."""
+    return f"point {point_no}, {'fresh ' if fresh else ''}seed {seed_no}"
+
+
 def format_params(params: Mapping[str, Any]) -> str:
     """Hyperparameters in one line; floats to three digits."""
     return " ".join(f"{key}={_format_value(value)}" for key, value in params.items())

@@ -17,6 +17,7 @@ from tradesweep.cli.output import (
     format_count,
     format_number,
     format_seconds,
+    format_seed,
     format_table,
     three_numbers,
 )
@@ -48,6 +49,9 @@ class TrialProgress:
     """Of a policy that may be chosen."""
     eta_s: float | None
     """Until its budget is spent; None unless it runs."""
+    point_no: int = 0
+    seed_no: int = 0
+    phase: str = "search"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +70,11 @@ class Snapshot:
     """Since this command began to watch."""
     eta_s: float | None
     """Until all trials have spent their budget, at the rate so far."""
+
+    @property
+    def has_seeds(self) -> bool:
+        """Have points more than one trial?"""
+        return any(trial.seed_no for trial in self.trials)
 
     @property
     def best_sharpe(self) -> float | None:
@@ -88,8 +97,9 @@ class Reader:
         from tradesweep.names import TRIAL_ENDS
         from tradesweep.selection.leaderboard import luck_of
 
-        trials = self._store.list_trials(self._sweep_id)
-        _, hurdle = luck_of(self._store.get_sweep(self._sweep_id), trials)
+        trials, sweep = self._store.list_trials(self._sweep_id), self._store.get_sweep(self._sweep_id)
+        self._budget = sweep.env_steps_per_trial or self._budget
+        _, hurdle = luck_of(sweep, trials)
         elapsed_s = time.monotonic() - self._began_s
         return Snapshot(
             sweep_id=self._sweep_id,
@@ -113,6 +123,9 @@ class Reader:
             last_sharpe=self._last_sharpe(trial),
             best_sharpe=trial.best_sharpe,
             eta_s=max(self._budget - trial.env_steps, 0) / rate if running and rate else None,
+            point_no=trial.point_no,
+            seed_no=trial.seed_no,
+            phase=trial.phase,
         )
 
     def _last_sharpe(self, trial: TrialRow) -> float | None:
@@ -166,7 +179,7 @@ class LineView:
             state = trial.status, trial.iterations
             if self._shown.get(trial.trial_no) != state:
                 self._shown[trial.trial_no] = state
-                typer.echo(describe_trial(trial), err=True)
+                typer.echo(describe_trial(trial, with_seed=snapshot.has_seeds), err=True)
         best = snapshot.best_sharpe
         if best is not None and best != self._best:
             self._best = best
@@ -250,7 +263,9 @@ def table_lines(snapshot: Snapshot, *, rows: int) -> list[str]:
     if snapshot.eta_s is not None and snapshot.ended < snapshot.planned:
         title += f", about {format_seconds(snapshot.eta_s)} left"
     shown = choose_rows(snapshot.trials, rows)
-    table = format_table(HEADERS, [_cells(trial) for trial in shown], left=(1,))
+    more = ("point", "seed") if snapshot.has_seeds else ()
+    cells = [(*_cells(trial), *(_seed_cells(trial) if more else ())) for trial in shown]
+    table = format_table((*HEADERS, *more), cells, left=(1, 8))
     hidden = len(snapshot.trials) - len(shown)
     lines = [title, *table, *([f"... and {hidden} more"] if hidden else [])]
     best = snapshot.best_sharpe
@@ -279,9 +294,15 @@ def _cells(trial: TrialProgress) -> tuple[str, ...]:
     )
 
 
-def describe_trial(trial: TrialProgress) -> str:
+def _seed_cells(trial: TrialProgress) -> tuple[str, str]:
+    return str(trial.point_no), f"{trial.seed_no} fresh" if trial.phase == "confirm" else str(trial.seed_no)
+
+
+def describe_trial(trial: TrialProgress, *, with_seed: bool = False) -> str:
     """One line about one trial."""
     line = f"trial {trial.trial_no} {trial.status.value}"
+    if with_seed:
+        line += f" ({format_seed(trial.point_no, trial.seed_no, fresh=trial.phase == 'confirm')})"
     if not trial.iterations:
         return line
     rate = format_number(trial.steps_per_s, 0)

@@ -1,6 +1,7 @@
 """Metrics: pure functions of returns and equity, and the inference that says what they are worth."""
 
 from tradesweep.metrics.inference import (
+    aggregate,
     deflated,
     deflated_sharpe,
     expected_max_normal,
@@ -27,6 +28,7 @@ from tradesweep.metrics.performance import (
 __all__ = [
     "LEAST_RETURNS",
     "LEAST_STD",
+    "aggregate",
     "annual_return",
     "average_blocks",
     "calmar",

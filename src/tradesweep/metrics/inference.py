@@ -95,6 +95,14 @@ def iqm(values: ArrayLike) -> float:
     return float(ordered[cut : len(ordered) - cut].mean())
 
 
+def aggregate(values: ArrayLike, how: str) -> float:
+    """One number for the seeds of a point: their mean, median or iqm. (n,) finite values, n >= 1."""
+    values_N = np.asarray(values, dtype=np.float64)
+    if how == "iqm":
+        return iqm(values_N)
+    return float(np.median(values_N) if how == "median" else np.mean(values_N))
+
+
 def _shape(returns_T: Floats) -> tuple[float, float]:
     """Skewness and kurtosis (normal: 0 and 3), population moments."""
     centred = returns_T - returns_T.mean()

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tradesweep.names import Answer, Batch, Grant, ProducerKey, SweepStatus, TrialStatus
+from tradesweep.names import Answer, Batch, Grant, ProducerKey, SweepEnd, SweepStatus, TrialPhase, TrialStatus
 from tradesweep.recording.stats import RecorderStats
 
 if TYPE_CHECKING:
@@ -50,9 +50,15 @@ class RecorderClient(ABC):
         """Create the sweep, or go on with it."""
         self.control("open_sweep", sweep)
 
-    def close_sweep(self, sweep_id: str, status: SweepStatus) -> None:
-        """Say how the sweep ended."""
-        self.control("close_sweep", sweep_id, status)
+    def close_sweep(
+        self,
+        sweep_id: str,
+        status: SweepStatus,
+        reason: SweepEnd | None = None,
+        best_trial_id: int | None = None,
+    ) -> None:
+        """Say how the sweep ended, what ended it before it had all its trials, and which of them won."""
+        self.control("close_sweep", sweep_id, status, reason, best_trial_id)
 
     def open_trial(
         self,
@@ -62,10 +68,18 @@ class RecorderClient(ABC):
         point: Mapping[str, Any],
         seed: int,
         point_hash: str,
+        *,
+        point_no: int | None = None,
+        seed_no: int = 0,
+        phase: TrialPhase = TrialPhase.SEARCH,
     ) -> int:
-        """Create a trial and give its trial_id. `params` is everything, `point` what the search chose."""
+        """Create a trial and give its trial_id. `params` is everything, `point` what the search chose.
+
+        Without `point_no` it is the only trial of its point.
+        """
         texts = {"params_json": json.dumps(dict(params)), "point_json": json.dumps(dict(point))}
-        words = {"seed": seed, "point_hash": point_hash, **texts}
+        place = {"point_no": point_no, "seed_no": seed_no, "phase": phase}
+        words = {"seed": seed, "point_hash": point_hash, **texts, **place}
         return cast("int", self.control("open_trial", sweep_id, trial_no, **words))
 
     def start_attempt(self, trial_id: int, pid: int, resumed_from_iteration: int | None = None) -> int:

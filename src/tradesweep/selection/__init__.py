@@ -11,6 +11,7 @@ from tradesweep.selection.promote import (
     promote,
     rehearse_promotion,
 )
+from tradesweep.selection.standing import PointStanding, choose_best_trial
 
 __all__ = [
     "CHECKS",
@@ -21,9 +22,11 @@ __all__ = [
     "GateRefused",
     "Leaderboard",
     "LeaderboardRow",
+    "PointStanding",
     "Promotion",
     "TestReading",
     "build_leaderboard",
+    "choose_best_trial",
     "describe_refusal",
     "find_best",
     "get_best",

@@ -14,6 +14,7 @@ from tradesweep.home import Home
 from tradesweep.names import Metric
 from tradesweep.policy import verify_manifest
 from tradesweep.selection.leaderboard import luck_of
+from tradesweep.selection.standing import choose_best_trial
 from tradesweep.spec import SweepSpec
 from tradesweep.store import CheckpointRow, Store, SweepRow, TrialRow
 from tradesweep.tracking import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestCheckpoint:
-    """The checkpoint of the highest validation Sharpe of a sweep, with what it must be read with."""
+    """The best checkpoint of the point that stands first, with what it must be read with."""
 
     sweep: SweepRow
     """Its sweep."""
@@ -69,11 +70,12 @@ def find_best(store: Store, sweep_id: str) -> BestCheckpoint | None:
     Raises NotFound for an unknown sweep.
     """
     sweep = store.get_sweep(sweep_id)
-    trial = store.find_best_trial(sweep.sweep_id)
+    trials = store.list_trials(sweep.sweep_id)
+    trial = choose_best_trial(sweep, trials)
     checkpoint = None if trial is None else store.find_best_checkpoint(trial.trial_id)
     if trial is None or checkpoint is None or trial.best_sharpe is None:
         return None
-    counted, hurdle = luck_of(sweep, store.list_trials(sweep.sweep_id))
+    counted, hurdle = luck_of(sweep, trials)
     return BestCheckpoint(
         sweep=sweep,
         trial=trial,

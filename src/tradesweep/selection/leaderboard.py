@@ -1,5 +1,8 @@
 """The leaderboard: trials by best validation Sharpe, beside what luck, holding and doing nothing would show.
 
+Where points have several seeds or were confirmed, the points are ranked (`standing` says how), and the trials stand by
+their points. The winner is the best trial of the first point: its checkpoint is the one that is promoted.
+
 Best means best, never last. The best of many looks good by luck, so three numbers belong together wherever it is
 shown: the Sharpe ratio, the luck hurdle, and the difference.
 """
@@ -11,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tradesweep.metrics import deflated, expected_max_sharpe
-from tradesweep.names import EvaluationStatus, SweepStatus, TrialStatus
+from tradesweep.names import EvaluationStatus, SweepEnd, SweepStatus, TrialPhase, TrialStatus
+from tradesweep.selection.standing import PointStanding, Seeding, rank_points
 from tradesweep.store import Store, SweepRow, TrialRow
 
 
@@ -21,6 +25,12 @@ class LeaderboardRow:
 
     trial_no: int
     """Number of the trial within its sweep."""
+    point_no: int
+    """Number of its point."""
+    seed_no: int
+    """Which of the point's seeds."""
+    phase: TrialPhase
+    """Search, or confirm for a fresh seed of a leader."""
     status: TrialStatus
     """Where the trial stands."""
     params: dict[str, Any]
@@ -68,12 +78,23 @@ class Leaderboard:
     flat_sharpe: float | None
     """Of never trading: undefined by definition, so None."""
     rows: tuple[LeaderboardRow, ...]
-    """Best Sharpe first, ties to the earlier trial; then those without one, by last score."""
+    """By point; in a point best Sharpe first, ties to the earlier trial; then those without one, by last score."""
+    points: tuple[PointStanding, ...]
+    """Best first. Where each has one seed and none was confirmed, they stand as their trials do."""
+    aggregate: str
+    """How the seeds of a point become one number."""
+    ended_by: SweepEnd | None
+    """The limit that ended the sweep before it had all its trials."""
 
     @property
     def best(self) -> LeaderboardRow | None:
         """The winner; None when no policy may be chosen."""
         return next((row for row in self.rows if row.sharpe is not None), None)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Are there more trials than points?"""
+        return len(self.rows) > len(self.points)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -85,6 +106,9 @@ def build_leaderboard(store: Store, sweep_id: str) -> Leaderboard:
     sweep = store.get_sweep(sweep_id)
     trials = store.list_trials(sweep.sweep_id)
     counted, hurdle = luck_of(sweep, trials)
+    seeding = Seeding.of(sweep)
+    points = rank_points(trials, seeding)
+    places = {standing.point_no: place for place, standing in enumerate(points)}
     rows = (_row(store, trial, hurdle) for trial in trials)
     return Leaderboard(
         sweep_id=sweep.sweep_id,
@@ -95,7 +119,10 @@ def build_leaderboard(store: Store, sweep_id: str) -> Leaderboard:
         hurdle=hurdle,
         buy_hold_sharpe=sweep.buy_hold_sharpe,
         flat_sharpe=None,
-        rows=tuple(sorted(rows, key=_rank)),
+        rows=tuple(sorted(rows, key=lambda row: (places[row.point_no], *_rank(row)))),
+        points=tuple(points),
+        aggregate=seeding.aggregate,
+        ended_by=sweep.end_reason,
     )
 
 
@@ -111,6 +138,9 @@ def _row(store: Store, trial: TrialRow, hurdle: float) -> LeaderboardRow:
     sharpe = trial.best_sharpe
     return LeaderboardRow(
         trial_no=trial.trial_no,
+        point_no=trial.point_no,
+        seed_no=trial.seed_no,
+        phase=trial.phase,
         status=trial.status,
         params=json.loads(trial.point_json),
         env_steps=trial.env_steps,

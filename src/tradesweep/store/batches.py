@@ -58,19 +58,21 @@ _MOVE_WATERMARK = (
 
 
 def grant_producer(db: Connection, key: ProducerKey, *, pid: int, host: str, at: int) -> Grant:
-    """Begin an incarnation of a producer; the one before is fenced and its open episodes are closed."""
-    _check_attempt(db, key)
+    """Begin an incarnation of a producer; the one before is fenced and its open episodes are closed.
+
+    One that comes when its attempt is over is fenced from the beginning: what it sends would count for nothing.
+    """
+    is_over = _check_attempt(db, key).ended_at is not None
     previous = _find_producer(db, key)
     if previous is not None and previous.ended_at is None:
         end_producers(db, Producer.table().c.producer_no == previous.producer_no, ProducerEnd.FENCED, at=at)
         open_there = Episode.table().c.producer_no == previous.producer_no
         close_open_episodes(db, open_there, EpisodeStatus.ABANDONED, EpisodeEnd.PRODUCER_LOST, at=at)
     epoch = previous.epoch + 1 if previous is not None else 1
-    return Grant(
-        epoch=epoch,
-        steps_before=_count_steps(db, key),
-        producer_no=_insert_producer(db, key, epoch, pid=pid, host=host, at=at),
-    )
+    number = _insert_producer(db, key, epoch, pid=pid, host=host, at=at)
+    if is_over:
+        end_producers(db, Producer.table().c.producer_no == number, ProducerEnd.FENCED, at=at)
+    return Grant(epoch=epoch, steps_before=_count_steps(db, key), producer_no=number)
 
 
 def end_producers(db: Connection, which: Any, reason: ProducerEnd, *, at: int) -> None:
@@ -172,13 +174,14 @@ def _tell(db: Connection, producer: Row[Any], batch: DecodedBatch) -> None:
     announce_checkpoints(db, producer.trial_id, producer.attempt, batch.rows.get(Record.CHECKPOINTS, []))
 
 
-def _check_attempt(db: Connection, key: ProducerKey) -> None:
+def _check_attempt(db: Connection, key: ProducerKey) -> Row[Any]:
     table = Attempt.table()
     known = db.execute(
-        select(table.c.attempt).where(table.c.trial_id == key.trial_id, table.c.attempt == key.attempt)
+        select(table.c.ended_at).where(table.c.trial_id == key.trial_id, table.c.attempt == key.attempt)
     ).first()
     if known is None:
         raise StoreError(f"trial {key.trial_id} has no attempt {key.attempt}; call start_attempt before hello")
+    return known
 
 
 def _find_producer(db: Connection, key: ProducerKey, *, to_write: bool = False) -> Row[Any] | None:

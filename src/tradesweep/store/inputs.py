@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
-from tradesweep.names import ProducerKey, Record
+from tradesweep.names import ProducerKey, Record, TrialPhase
 
 Row = tuple[Any, ...]
 
@@ -91,6 +91,30 @@ class NewSweep:
     """Annualisation of every Sharpe ratio of this sweep."""
     notes: str | None = None
     """Free text."""
+    env_steps_per_trial: int | None = None
+    """To which budget it was extended; None: as its spec says, or as it was extended before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewTrial:
+    """A trial's place in its sweep, and what it trains. Opening one that exists gives its id again."""
+
+    trial_no: int
+    """Its number within the sweep."""
+    params_json: str
+    """All hyperparameters, a JSON object."""
+    seed: int
+    """What it draws from."""
+    point_hash: str
+    """Hash of the sampled hyperparameters."""
+    point_json: str
+    """The sampled hyperparameters, a JSON object."""
+    point_no: int
+    """Number of the point within the sweep."""
+    seed_no: int = 0
+    """Which of the point's seeds; those of confirmations come behind those of the search."""
+    phase: TrialPhase = TrialPhase.SEARCH
+    """What it is for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

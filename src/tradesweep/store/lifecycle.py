@@ -18,12 +18,13 @@ from tradesweep.names import (
     TRIAL_ENDS,
     EpisodeEnd,
     EpisodeStatus,
+    SweepEnd,
     SweepStatus,
     TrialStatus,
 )
 from tradesweep.store.batches import end_producers
 from tradesweep.store.closing import close_open_episodes
-from tradesweep.store.inputs import NewSweep
+from tradesweep.store.inputs import NewSweep, NewTrial
 from tradesweep.store.models import Attempt, Episode, Producer, ProducerEnd, Sweep, Trial
 from tradesweep.store.outbox import (
     announce_sweep_closed,
@@ -70,7 +71,10 @@ def _is_same_driver(found: Row[Any], sweep: NewSweep) -> bool:
 def _resume_sweep(db: Connection, sweep: NewSweep, *, at: int) -> None:
     _interrupt_trials(db, sweep.sweep_id, at=at)
     values = {name: getattr(sweep, name) for name in _RESUMABLE}
-    values |= {"status": SweepStatus.RUNNING.value, "ended_at": None}
+    values |= {"status": SweepStatus.RUNNING.value, "ended_at": None, "end_reason": None}
+    if sweep.env_steps_per_trial is not None:
+        values["env_steps_per_trial"] = sweep.env_steps_per_trial
+        _reopen_trials(db, sweep.sweep_id, sweep.env_steps_per_trial)
     db.execute(update(Sweep.table()).where(Sweep.table().c.sweep_id == sweep.sweep_id).values(values))
 
 
@@ -84,52 +88,52 @@ def _interrupt_trials(db: Connection, sweep_id: str, *, at: int) -> None:
         close_trial(db, trial_id, TrialStatus.INTERRUPTED, None, at=at, lost=True)
 
 
-def close_sweep(db: Connection, sweep_id: str, status: SweepStatus, *, at: int) -> None:
-    """Say how the sweep ended. Trials that still run are interrupted."""
+def _reopen_trials(db: Connection, sweep_id: str, env_steps: int) -> None:
+    """Trials that had spent their whole budget go on to the extended one; all other ends stay."""
+    table = Trial.table()
+    spent = (table.c.status == TrialStatus.FINISHED.value) & (table.c.env_steps < env_steps)
+    db.execute(update(table).where(table.c.sweep_id == sweep_id, spent).values(status=TrialStatus.INTERRUPTED.value))
+
+
+def close_sweep(
+    db: Connection,
+    sweep_id: str,
+    status: SweepStatus,
+    reason: SweepEnd | None,
+    best_trial_id: int | None,
+    *,
+    at: int,
+) -> None:
+    """Say how the sweep ended, what ended it before it had all its trials, and who won. What runs is interrupted."""
     sweep = _get(db, Sweep, sweep_id=sweep_id)
     if sweep.status == status and sweep.ended_at is not None:
         return
     if status == SweepStatus.RUNNING:
         raise StoreError(f"sweep {sweep_id} must be closed with an end, was RUNNING")
     _interrupt_trials(db, sweep_id, at=at)
-    db.execute(
-        update(Sweep.table()).where(Sweep.table().c.sweep_id == sweep_id).values(status=status.value, ended_at=at)
-    )
-    announce_sweep_closed(db, sweep_id, status, at=at)
+    values = {"status": status.value, "ended_at": at, "end_reason": reason.value if reason else None}
+    db.execute(update(Sweep.table()).where(Sweep.table().c.sweep_id == sweep_id).values(values))
+    announce_sweep_closed(db, sweep_id, status, best_trial_id, at=at)
 
 
 # --- trials ---------------------------------------------------------------------------------------------------
 
 
-def open_trial(
-    db: Connection,
-    sweep_id: str,
-    trial_no: int,
-    *,
-    params_json: str,
-    point_json: str,
-    seed: int,
-    point_hash: str,
-    at: int,
-) -> int:
+def open_trial(db: Connection, sweep_id: str, trial: NewTrial, *, at: int) -> int:
     """Create a trial, PENDING; a trial that exists with the same point and seed gives its id again."""
     _get(db, Sweep, sweep_id=sweep_id)
-    found = _find(db, Trial, sweep_id=sweep_id, trial_no=trial_no)
+    found = _find(db, Trial, sweep_id=sweep_id, trial_no=trial.trial_no)
     if found is not None:
-        if (found.point_hash, found.seed) != (point_hash, seed):
+        if (found.point_hash, found.seed) != (trial.point_hash, trial.seed):
             raise StoreError(
-                f"sweep {sweep_id}: trial {trial_no} has point {found.point_hash[:12]} and seed {found.seed}, was"
-                f" opened with {point_hash[:12]} and {seed}; give it the next free number"
+                f"sweep {sweep_id}: trial {trial.trial_no} has point {found.point_hash[:12]} and seed {found.seed}, was"
+                f" opened with {trial.point_hash[:12]} and {trial.seed}; give it the next free number"
             )
         return int(found.trial_id)
-    values = {
+    values = asdict(trial) | {
         "sweep_id": sweep_id,
-        "trial_no": trial_no,
+        "phase": trial.phase.value,
         "status": TrialStatus.PENDING.value,
-        "params_json": params_json,
-        "point_json": point_json,
-        "point_hash": point_hash,
-        "seed": seed,
         "created_at": at,
         "elapsed_s": 0.0,
         **dict.fromkeys(("attempts", "env_steps", "updates", "iterations"), 0),

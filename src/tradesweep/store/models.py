@@ -41,8 +41,10 @@ from tradesweep.names import (
     Operation,
     ProducerRole,
     Record,
+    SweepEnd,
     SweepStatus,
     TradeStatus,
+    TrialPhase,
     TrialStatus,
 )
 
@@ -114,6 +116,7 @@ class Sweep(Base):
     __tablename__ = "sweeps"
     __table_args__ = (
         _one_of("status", SweepStatus),
+        _one_of("end_reason", SweepEnd),
         Index(None, "experiment", "created_at"),
         STRICT,
     )
@@ -139,6 +142,8 @@ class Sweep(Base):
     ended_at: Mapped[int | None]
     mlflow_run_id: Mapped[str | None]
     notes: Mapped[str | None]
+    env_steps_per_trial: Mapped[int | None]
+    end_reason: Mapped[str | None]
 
 
 class Trial(Base):
@@ -147,7 +152,9 @@ class Trial(Base):
     __tablename__ = "trials"
     __table_args__ = (
         UniqueConstraint("sweep_id", "trial_no"),
+        Index(None, "sweep_id", "point_no", "seed_no", unique=True),
         _one_of("status", TrialStatus),
+        _one_of("phase", TrialPhase),
         NUMBERED,
     )
 
@@ -180,6 +187,9 @@ class Trial(Base):
     ended_at: Mapped[int | None]
     mlflow_run_id: Mapped[str | None]
     notes: Mapped[str | None]
+    point_no: Mapped[int] = mapped_column(server_default=text("0"))
+    seed_no: Mapped[int] = mapped_column(server_default=text("0"))
+    phase: Mapped[str] = mapped_column(server_default=text("'search'"))
 
 
 class Attempt(Base):

@@ -52,13 +52,16 @@ def announce_sweep_opened(db: Connection, sweep: NewSweep, *, at: int) -> None:
     announce(db, OutboxKind.SWEEP_OPENED, payload, sweep_id=sweep.sweep_id, trial_id=None, at=at)
 
 
-def announce_sweep_closed(db: Connection, sweep_id: str, status: SweepStatus, *, at: int) -> None:
-    """How the sweep ended, and its best trial."""
+def announce_sweep_closed(
+    db: Connection, sweep_id: str, status: SweepStatus, best_trial_id: int | None, *, at: int
+) -> None:
+    """How the sweep ended, and its best trial: the one that was chosen, else the one of the highest Sharpe ratio."""
     sweep, trial = Sweep.table(), Trial.table()
     experiment = db.execute(select(sweep.c.experiment).where(sweep.c.sweep_id == sweep_id)).scalar_one()
+    chosen = [] if best_trial_id is None else [trial.c.trial_id == best_trial_id]
     best = db.execute(
         select(trial.c.trial_id, trial.c.trial_no, trial.c.best_iteration, trial.c.best_sharpe)
-        .where(trial.c.sweep_id == sweep_id, trial.c.best_sharpe.is_not(None))
+        .where(trial.c.sweep_id == sweep_id, trial.c.best_sharpe.is_not(None), *chosen)
         .order_by(trial.c.best_sharpe.desc(), trial.c.trial_no)
         .limit(1)
     ).first()
@@ -97,6 +100,9 @@ def announce_trial_opened(db: Connection, trial_id: int) -> None:
         "sampled": json.loads(row.point_json),
         "seed": row.seed,
         "point_hash": row.point_hash,
+        "point_no": row.point_no,
+        "seed_no": row.seed_no,
+        "phase": row.phase,
     }
     announce_trial(db, OutboxKind.TRIAL_OPENED, trial_id, payload, at=row.created_at)
 

@@ -131,13 +131,6 @@ class Store:
             raise NotFound(f"{self.database}: there is no trial {trial_id}; `tradesweep status` lists them")
         return found
 
-    def find_best_trial(self, sweep_id: str) -> TrialRow | None:
-        """The trial with the highest validation Sharpe; ties to the earlier. None when no trial has one."""
-        table = Trial.table()
-        query = _select(TrialRow, Trial).where(table.c.sweep_id == sweep_id, table.c.best_sharpe.is_not(None))
-        best = self._rows(TrialRow, query.order_by(table.c.best_sharpe.desc(), table.c.trial_no).limit(1))
-        return next(iter(best), None)
-
     def list_attempts(self, trial_id: int) -> list[AttemptRow]:
         """Attempts of a trial, first to last."""
         table = Attempt.table()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tradesweep.names import EpisodeEnd, EpisodeRole, EpisodeStatus, EvaluationStatus, SweepStatus, TrialStatus
+from tradesweep.names import (
+    EpisodeEnd,
+    EpisodeRole,
+    EpisodeStatus,
+    EvaluationStatus,
+    SweepEnd,
+    SweepStatus,
+    TrialPhase,
+    TrialStatus,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +42,8 @@ class SweepRow:
     ended_at: int | None
     mlflow_run_id: str | None
     notes: str | None
+    env_steps_per_trial: int | None
+    end_reason: SweepEnd | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +79,9 @@ class TrialRow:
     ended_at: int | None
     mlflow_run_id: str | None
     notes: str | None
+    point_no: int
+    seed_no: int
+    phase: TrialPhase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

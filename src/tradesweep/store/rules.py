@@ -206,6 +206,19 @@ RULES: tuple[Rule, ...] = (
             WHERE (p.ended_at IS NULL) <> (p.end_reason IS NULL) OR (p.batches > 0 AND p.last_batch_at IS NULL)
         """,
     ),
+    Rule(
+        name="points",
+        description="the trials of a point have its hash and a seed each; what is confirmed was found before",
+        sql="""
+            SELECT t.sweep_id, t.point_no, count(*) AS trials, count(DISTINCT t.point_hash) AS hashes,
+                   count(DISTINCT t.seed) AS seeds
+            FROM v_trials t GROUP BY t.sweep_id, t.point_no
+            HAVING count(DISTINCT t.point_hash) <> 1 OR count(DISTINCT t.seed) <> count(*)
+              OR count(*) FILTER (WHERE t.phase = 'search') = 0
+              OR max(t.seed_no) FILTER (WHERE t.phase = 'search')
+                >= min(t.seed_no) FILTER (WHERE t.phase = 'confirm')
+        """,
+    ),
     # --- episodes and steps -----------------------------------------------------------------------------------
     Rule(
         name="no_open_episodes",

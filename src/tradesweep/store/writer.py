@@ -14,10 +14,10 @@ from sqlalchemy import insert, update
 from sqlalchemy.engine import Connection
 
 from tradesweep.errors import StoreError
-from tradesweep.names import Answer, Grant, ProducerKey, SweepStatus, TrialStatus
+from tradesweep.names import Answer, Grant, ProducerKey, SweepEnd, SweepStatus, TrialPhase, TrialStatus
 from tradesweep.store import batches, lifecycle, pruning
 from tradesweep.store.database import Address, find_database
-from tradesweep.store.inputs import DecodedBatch, NewPromotion, NewSweep, NewTestReading
+from tradesweep.store.inputs import DecodedBatch, NewPromotion, NewSweep, NewTestReading, NewTrial
 from tradesweep.store.models import Checkpoint, HoldoutReading, OutboxEntry, OutboxKind, Promotion, Sweep, Trial
 from tradesweep.store.outbox import announce_trial
 
@@ -122,10 +122,19 @@ class Writer:
         with self._transaction(sweep.sweep_id) as db:
             lifecycle.open_sweep(db, sweep, at=self._clock_us())
 
-    def close_sweep(self, sweep_id: str, status: SweepStatus) -> None:
-        """Say how the sweep ended; trials that still run are interrupted."""
+    def close_sweep(
+        self,
+        sweep_id: str,
+        status: SweepStatus,
+        reason: SweepEnd | None = None,
+        best_trial_id: int | None = None,
+    ) -> None:
+        """Say how the sweep ended, and what ended it early; trials that still run are interrupted.
+
+        `best_trial_id` won; without it that is the trial of the highest validation Sharpe ratio.
+        """
         with self._transaction(sweep_id) as db:
-            lifecycle.close_sweep(db, sweep_id, SweepStatus(status), at=self._clock_us())
+            lifecycle.close_sweep(db, sweep_id, SweepStatus(status), reason, best_trial_id, at=self._clock_us())
 
     def open_trial(
         self,
@@ -135,22 +144,27 @@ class Writer:
         seed: int,
         point_hash: str,
         point_json: str | None = None,
+        *,
+        point_no: int | None = None,
+        seed_no: int = 0,
+        phase: TrialPhase = TrialPhase.SEARCH,
     ) -> int:
         """Create a trial and give its trial_id. `params_json` is all hyperparameters, `point_json` the sampled ones.
 
-        Without `point_json` all of them count as sampled.
+        Without `point_json` all of them count as sampled; without `point_no` the trial is the only one of its point.
         """
+        trial = NewTrial(
+            trial_no=trial_no,
+            params_json=params_json,
+            seed=seed,
+            point_hash=point_hash,
+            point_json=point_json or params_json,
+            point_no=trial_no if point_no is None else point_no,
+            seed_no=seed_no,
+            phase=phase,
+        )
         with self._transaction(sweep_id) as db:
-            return lifecycle.open_trial(
-                db,
-                sweep_id,
-                trial_no,
-                params_json=params_json,
-                point_json=point_json or params_json,
-                seed=seed,
-                point_hash=point_hash,
-                at=self._clock_us(),
-            )
+            return lifecycle.open_trial(db, sweep_id, trial, at=self._clock_us())
 
     def start_attempt(self, trial_id: int, pid: int, resumed_from_iteration: int | None = None) -> int:
         """Begin the trial's next attempt and give its number. What ran past the checkpoint is superseded.

@@ -1,4 +1,4 @@
-"""Between PointSearch and Tune: a Searcher, a TrialScheduler and a Callback, each a thin adapter.
+"""Between the ledger and Tune: a Searcher, a TrialScheduler and a Callback, each a thin adapter.
 
 All three run in Tune's event loop in the driver, where an exception would end the whole sweep: what a trial did wrong
 ends that trial only.
@@ -7,188 +7,17 @@ ends that trial only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tradesweep.names import BAD_ENDS, Metric, TrialStatus
-from tradesweep.recording import RecorderClient
-from tradesweep.sweep.points import Point, point_hash
-from tradesweep.sweep.search import PointSearch
-from tradesweep.trial import Assignment, ResumePoint
+from tradesweep.sweep.ledger import SCORE, Ledger
 
 logger = logging.getLogger(__name__)
-
-SCORE = Metric.VALIDATION_SCORE.value
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnfinishedTrial:
-    """A trial that goes on before new ones begin: of an earlier run, or one that crashed and may be tried again."""
-
-    trial_id: int
-    trial_no: int
-    point: Point
-    seed: int
-    scores: tuple[float, ...]
-    resume: ResumePoint | None
-    retries: int = 0
-    """How often it may still be tried again when it crashes."""
-
-
-@dataclass(kw_only=True, slots=True)
-class RunningTrial:
-    """What the driver knows of a trial that Tune runs."""
-
-    trial_id: int
-    trial_no: int
-    retries: int
-    pruned: bool = False
-    last: dict[str, Any] = field(default_factory=dict)
-
-
-class Ledger:
-    """The driver's side of all trials: opens and closes them in the store, tells the search how they did."""
-
-    def __init__(
-        self,
-        *,
-        sweep_id: str,
-        seed: int,
-        fixed: Point,
-        budget: int,
-        search: PointSearch,
-        recorder: RecorderClient,
-        unfinished: Sequence[UnfinishedTrial] = (),
-        next_trial_no: int = 0,
-        max_retries: int = 0,
-        read_crashed: Callable[[int], UnfinishedTrial] | None = None,
-    ) -> None:
-        self._sweep_id, self._seed, self._fixed, self._budget = sweep_id, seed, fixed, budget
-        self._search, self._recorder = search, recorder
-        self._unfinished = list(unfinished)
-        self._next_trial_no = next_trial_no
-        self._max_retries, self._read_crashed = max_retries, read_crashed
-        self.running: dict[str, RunningTrial] = {}
-        self.failed = 0
-        self.interrupted = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune writes what it is given into its folder, where no database connection belongs."""
-        return {}
-
-    @property
-    def left(self) -> int:
-        """Trials still to be started."""
-        return len(self._unfinished) + self._budget - self._next_trial_no
-
-    @property
-    def most_starts(self) -> int:
-        """How often a trial may be started from here on, retries included."""
-        return (
-            self.left
-            + self._max_retries * (self._budget - self._next_trial_no)
-            + sum(trial.retries for trial in self._unfinished)
-        )
-
-    @property
-    def may_retry(self) -> bool:
-        """There may be more to start, though nothing is left now: a trial that runs may crash and come back."""
-        return any(trial.retries for trial in self.running.values())
-
-    def next_assignment(self, tune_id: str) -> Assignment | None:
-        """The next trial to run: unfinished ones first, then new points; None when there are no more."""
-        if self._unfinished:
-            return self._resume(tune_id, self._unfinished.pop(0))
-        if self._next_trial_no >= self._budget:
-            return None
-        trial_no = self._next_trial_no
-        point = self._search.ask(trial_no)
-        if point is None:
-            return None
-        self._next_trial_no += 1
-        seed = trial_seed(self._seed, trial_no)
-        params = {**self._fixed, **point}
-        trial_id = self._recorder.open_trial(self._sweep_id, trial_no, params, point, seed, point_hash(point))
-        self.running[tune_id] = RunningTrial(trial_id=trial_id, trial_no=trial_no, retries=self._max_retries)
-        return Assignment(trial_id=trial_id, trial_no=trial_no, params=params, seed=seed)
-
-    def _resume(self, tune_id: str, trial: UnfinishedTrial) -> Assignment:
-        self._search.adopt(trial.trial_no, trial.point, trial.scores)
-        self.running[tune_id] = RunningTrial(trial_id=trial.trial_id, trial_no=trial.trial_no, retries=trial.retries)
-        return Assignment(
-            trial_id=trial.trial_id,
-            trial_no=trial.trial_no,
-            params={**self._fixed, **trial.point},
-            seed=trial.seed,
-            resume=trial.resume,
-        )
-
-    def report(self, tune_id: str, result: dict[str, Any]) -> bool:
-        """Take in a result once; True when the trial should be pruned."""
-        trial = self.running[tune_id]
-        if trial.last.get("evaluation") == result["evaluation"]:
-            return False
-        trial.last = result
-        if result["status"] in BAD_ENDS:
-            return False
-        trial.pruned = self._search.report(trial.trial_no, result["evaluation"], result[SCORE])
-        return trial.pruned and not result["done"]
-
-    def end(self, tune_id: str, *, lost: str | None = None) -> None:
-        """Close a trial once. `lost` says why its process is gone."""
-        trial = self.running.pop(tune_id, None)
-        if trial is None:
-            return
-        status = self._status(trial, lost)
-        self._recorder.close_trial(trial.trial_id, status, lost or trial.last.get("error"))
-        self._tell(trial, status)
-        if status == TrialStatus.CRASHED and trial.retries > 0:
-            self._try_again(trial)
-
-    def _try_again(self, trial: RunningTrial) -> None:
-        """Put it in front of new points; the search has forgotten it and takes it in again when it starts."""
-        assert self._read_crashed is not None
-        again = replace(self._read_crashed(trial.trial_id), retries=trial.retries - 1)
-        logger.warning("trial %s crashed and goes on from %s", trial.trial_no, again.resume or "its beginning")
-        self._unfinished.append(again)
-
-    def end_all(self) -> None:
-        """Close what still runs as interrupted: the next run goes on with it."""
-        for tune_id in list(self.running):
-            trial = self.running.pop(tune_id)
-            self._recorder.close_trial(trial.trial_id, TrialStatus.INTERRUPTED, None)
-
-    def _status(self, trial: RunningTrial, lost: str | None) -> TrialStatus:
-        said = TrialStatus(trial.last.get("status", TrialStatus.RUNNING))
-        if lost is not None:
-            return TrialStatus.CRASHED
-        if said != TrialStatus.RUNNING:
-            return said
-        return TrialStatus.PRUNED if trial.pruned else TrialStatus.INTERRUPTED
-
-    def _tell(self, trial: RunningTrial, status: TrialStatus) -> None:
-        if status in BAD_ENDS:
-            self.failed += 1
-            self._search.tell_failed(trial.trial_no)
-        elif status == TrialStatus.PRUNED:
-            self._search.tell_pruned(trial.trial_no)
-        elif status != TrialStatus.INTERRUPTED:
-            self._search.tell_finished(trial.trial_no, trial.last[SCORE])
-
-
-def trial_seed(sweep_seed: int, trial_no: int) -> int:
-    """The seed of a trial, below 2**31: the same point under another number is another draw.
-
-    NumPy's legacy generator, which RLlib seeds, refuses 2**32 and above; lanes and runners add to the seed.
-    """
-    return int(np.random.SeedSequence([sweep_seed, trial_no]).generate_state(1)[0]) >> 1
 
 
 class SearcherBridge(Searcher):
@@ -203,7 +32,7 @@ class SearcherBridge(Searcher):
         assignment = self._ledger.next_assignment(trial_id)
         if assignment is not None:
             return assignment.to_config()
-        return None if self._ledger.may_retry else Searcher.FINISHED
+        return None if self._ledger.may_go_on else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback closes trials, since Tune says the same here for a finish and for a stop."""
@@ -288,9 +117,16 @@ class TrialCloser(Callback):
         except Exception as error:  # raising here would end every other trial; the driver looks at it after the run
             logger.exception("trial %s could not be closed", trial.trial_id)
             self.error = self.error or error
+        # Tune keeps statistics of every number of every trial to its end: 20 kB each, which nobody reads.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
 
 
 def describe_loss(trial: TuneTrial) -> str:
-    """Why Tune lost a trial's process, as far as it knows."""
-    error = trial.get_pickled_error() or trial.get_error()
-    return f"worker process lost: {error}" if error else "worker process lost"
+    """Why Tune lost a trial's process, as far as it knows: by a signal, for want of memory, ...
+
+    Tune has written it into the trial's folder by now; its own `get_error` looks where that is copied to later.
+    """
+    path = trial.error_file
+    said = Path(path).read_text(encoding="utf-8").partition("\n")[2].strip() if path else ""
+    return f"worker process lost: {said}" if said else "worker process lost"

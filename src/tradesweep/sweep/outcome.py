@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tradesweep.home import Home
-from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepStatus
+from tradesweep.names import GOOD_ENDS, TRIAL_ENDS, SweepEnd, SweepStatus
 from tradesweep.store import open_store
 from tradesweep.sweep.plan import Plan
 
@@ -20,6 +20,8 @@ class Outcome:
     """Trials that have an end."""
     failed: int
     """Failed, diverged or crashed."""
+    ended_by: SweepEnd | None
+    """The limit that ended it before it had all its trials."""
     undelivered: int
     """Rows of the database's outbox that MLflow does not have yet."""
     already_finished: bool
@@ -38,6 +40,7 @@ def count_outcome(
         status=status,
         trials=len(ended),
         failed=failed,
+        ended_by=store.get_sweep(plan.sweep_id).end_reason,
         undelivered=store.count_outbox(plan.sweep_id if store.database.many_writers else None),
         already_finished=already_finished,
         exit_code=signal_code or (0 if status == SweepStatus.FINISHED else 1),

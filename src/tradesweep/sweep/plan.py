@@ -11,15 +11,15 @@ from tradesweep.metrics import expected_max_sharpe
 from tradesweep.policy import check_evaluable
 from tradesweep.spec import STEPS_PER_TRAINING_STEP, SweepSpec, possible_values
 from tradesweep.sweep.machine import look_at_machine
-from tradesweep.sweep.points import count_points
+from tradesweep.sweep.points import count_points, count_warnings
 from tradesweep.sweep.resources import Resources, resolve_resources
 
 BYTES_PER_STEP = 160
 """Measured on SQLite: a steps row with its share of fills, trades and episodes."""
 BYTES_PER_CHECKPOINT = 400_000
 """Measured: RLlib's state and the plain policy of a 64x64 network."""
-CHECKPOINTS_KEPT = 2
-"""Of a trial: the best and the last."""
+NEWEST_KEPT = 2
+"""Checkpoints of a trial beside its best ones: the last two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,10 @@ class Plan:
     sweep_id: str
     identity: str
     resources: Resources
+    points: int
+    """What the search asks for."""
     trials: int
+    """At most: every seed of every point, and every confirmation."""
     env_steps: int
     """Through all trials, training only."""
     updates: int
@@ -48,6 +51,18 @@ class Plan:
     splits: tuple[SplitFacts, ...]
     """Facts of train and validation; never of test."""
     warnings: tuple[str, ...]
+    extended_env_steps: int | None = None
+    """The budget of a trial where its sweep was extended; None: as the spec says."""
+
+    @property
+    def env_steps_per_trial(self) -> int:
+        """The budget of a trial."""
+        return self.extended_env_steps or self.spec.budget.env_steps_per_trial
+
+    @property
+    def confirmations(self) -> int:
+        """Trials on fresh seeds, when there are as many leaders as wanted."""
+        return self.trials - self.points * self.spec.seeds
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -56,7 +71,11 @@ class Plan:
             "sweep_id": self.sweep_id,
             "algorithm": self.spec.algorithm,
             "resources": self.resources.to_dict(),
+            "points": self.points,
+            "seeds": self.spec.seeds,
+            "confirmations": self.confirmations,
             "trials": self.trials,
+            "limits": describe_limits(self.spec),
             "env_steps": self.env_steps,
             "updates": self.updates,
             "rows": self.rows,
@@ -71,23 +90,25 @@ class Plan:
 
 def make_plan(spec: SweepSpec) -> Plan:
     """Compile and check everything a sweep stands on. Raises SpecError or MarketError; nothing is written."""
-    check_support(spec)
     market = compile_market(spec)
     config = compile_env(spec, market)
-    for split in ("validation", "test"):
-        check_evaluable(market, config.window_bars, split)
+    with spec.placing("splits"):
+        for split in ("validation", "test"):
+            check_evaluable(market, config.window_bars, split)
     lookahead = check_causal(spec, market)
-    lookahead.check()
+    with spec.placing("features"):
+        lookahead.check()
     replay_bytes = count_replay_bytes(spec, market, config)
     resources = resolve_resources(spec, look_at_machine(), replay_bytes=replay_bytes)
     check_intervals(spec, resources.lanes)
     sha256, lanes, runners = market.sha256, resources.lanes, resources.env_runners
-    trials = count_points(spec)
+    points = count_points(spec)
+    trials = count_trials(spec, points)
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
     rows = count_rows(spec, trials, bars)
     checkpoint_bytes = BYTES_PER_CHECKPOINT + (replay_bytes if keeps_replay(spec) else 0)
-    disk_bytes = rows * BYTES_PER_STEP + trials * CHECKPOINTS_KEPT * checkpoint_bytes
+    disk_bytes = rows * BYTES_PER_STEP + trials * (spec.recording.keep_best + NEWEST_KEPT) * checkpoint_bytes
     check_disk(spec, disk_bytes)
     cost = (config.costs.fee_bps + config.costs.slippage_bps) / 1e4
     return Plan(
@@ -97,6 +118,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         sweep_id=spec.sweep_id(data_sha256=sha256, lanes=lanes, env_runners=runners),
         identity=spec.identity(data_sha256=sha256, lanes=lanes, env_runners=runners),
         resources=resources,
+        points=points,
         trials=trials,
         env_steps=trials * spec.budget.env_steps_per_trial,
         updates=trials * updates_per_trial(spec),
@@ -106,23 +128,26 @@ def make_plan(spec: SweepSpec) -> Plan:
         validation_bars=bars,
         lookahead=lookahead,
         splits=tuple(split_facts(market, name, cost_per_leg=cost) for name in ("train", "validation")),
-        warnings=(*plan_warnings(market), *grid_warnings(spec, trials)),
+        warnings=(*plan_warnings(market), *count_warnings(spec, points)),
     )
 
 
-def grid_warnings(spec: SweepSpec, trials: int) -> list[str]:
-    """A grid is tried whole, whatever the budget says."""
-    if spec.searcher.kind != "grid" or spec.budget.trials == trials:
-        return []
-    return [f"searcher grid tries all of its {trials} points; budget.trials, {spec.budget.trials}, is not used"]
+def count_trials(spec: SweepSpec, points: int) -> int:
+    """Every point on each of its seeds, and the leaders again on fresh ones."""
+    fresh = 0 if spec.confirm is None else min(spec.confirm.top, points) * spec.confirm.seeds
+    return points * spec.seeds + fresh
 
 
-def check_support(spec: SweepSpec) -> None:
-    """Refuse what this version does not do yet, instead of ignoring it."""
-    if spec.seeds != 1:
-        raise spec.error_at("seeds", "must be 1: several seeds a point are not built yet", spec.seeds)
-    if spec.confirm is not None:
-        raise spec.error_at("confirm", "must be left out: confirmation runs are not built yet", "given")
+def describe_limits(spec: SweepSpec) -> list[str]:
+    """What may end the sweep before it has all its trials."""
+    budget, limits = spec.budget, []
+    if budget.env_steps is not None:
+        limits.append(f"{budget.env_steps:,} env steps over all trials")
+    if budget.wall_time_s is not None:
+        limits.append(f"{budget.wall_time_s:g} s a run")
+    if budget.patience_trials is not None:
+        limits.append(f"{budget.patience_trials} trials without a better best, after {budget.min_trials}")
+    return limits
 
 
 def check_disk(spec: SweepSpec, disk_bytes: int) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,16 @@ from ray.tune.stopper import Stopper
 
 from tradesweep.errors import BadInput, StoreError, TradesweepError
 from tradesweep.home import Home
-from tradesweep.names import GOOD_ENDS, SweepStatus
+from tradesweep.names import BAD_ENDS, SweepEnd, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
-from tradesweep.selection import register_candidate
+from tradesweep.selection import choose_best_trial, register_candidate
 from tradesweep.store import NewSweep, find_database, open_store
-from tradesweep.sweep.bridge import Ledger, PruningScheduler, SearcherBridge, TrialCloser
+from tradesweep.sweep.bridge import PruningScheduler, SearcherBridge, TrialCloser
 from tradesweep.sweep.cluster import ray_session
 from tradesweep.sweep.disk import check_room, watch_room
-from tradesweep.sweep.history import read_past, read_trial, read_unfinished
+from tradesweep.sweep.history import History
+from tradesweep.sweep.ledger import Ledger
 from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
 from tradesweep.sweep.provenance import git_revision, library_versions
@@ -51,8 +51,6 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
     `recording.max_gb` already, and StoreError when it cannot be written, or, after an orderly stop, when room ran out.
     """
     database = find_database(home.database)
-    if database.exists():
-        database.check_writable()
     check_room(database, plan.spec)
     prepare_folders(plan, home)
     interruption = Interruption()
@@ -65,8 +63,6 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         resources = plan.resources
         gpus = resources.gpus_per_trial * resources.concurrent_trials
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
-        # Again: Ray puts a handler of its own in the place of ours when it starts, one that aborts on SIGTERM.
-        stack.enter_context(catch_signals(interruption))
         recorder = stack.enter_context(_recorder(plan, home))
         mlflow = tracking_uri.result()
         open_sweep(plan, recorder, root)
@@ -74,9 +70,9 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         if on_started is not None:
             on_started(plan.sweep_id)
         with watch_room(database, plan.spec, interruption):
-            ledger = run_trials(plan, home, recorder, interruption)
-        status = close_sweep(plan, home, recorder, ledger, interruption)
-        if projector.stop(DRAIN_S):
+            left, reason = run_trials(plan, home, recorder, interruption)
+        status = close_sweep(plan, home, recorder, reason, unfinished=left > 0 or interruption.is_requested)
+        if projector.stop(DRAIN_S, hurry=lambda: interruption.signal is not None):
             register_winner(plan, home)
     if interruption.reason is not None and interruption.signal is None:
         raise StoreError(interruption.reason)
@@ -167,15 +163,18 @@ def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
             buy_hold_sharpe=buy_and_hold.sharpe,
             validation_bars=plan.validation_bars,
             periods_per_year=market.periods_per_year,
+            env_steps_per_trial=plan.extended_env_steps,
         )
     )
 
 
-class InterruptStopper(Stopper):
-    """Stops all trials when the sweep was asked to stop."""
+class SweepStopper(Stopper):
+    """Stops all trials when the sweep was asked to stop, or has spent the wall time of this run."""
 
-    def __init__(self, interruption: Interruption) -> None:
+    def __init__(self, interruption: Interruption, wall_time_s: float | None) -> None:
         self._interruption = interruption
+        self._deadline = float("inf") if wall_time_s is None else time.monotonic() + wall_time_s
+        self.out_of_time = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is stopped here."""
@@ -184,34 +183,33 @@ class InterruptStopper(Stopper):
 
     def stop_all(self) -> bool:
         """Asked once per event of Tune's loop."""
-        return self._interruption.is_requested
+        self.out_of_time = self.out_of_time or time.monotonic() > self._deadline
+        return self.out_of_time or self._interruption.is_requested
 
 
-def run_trials(plan: Plan, home: Home, recorder: RecorderClient, interruption: Interruption) -> Ledger:
-    """Hand the trials to Tune and come back when all have ended, or a signal came."""
-    store, retries = open_store(home.database), plan.spec.budget.max_retries
-    ledger = Ledger(
-        sweep_id=plan.sweep_id,
-        seed=plan.spec.seed,
-        fixed=dict(plan.spec.fixed),
-        budget=plan.trials,
-        search=PointSearch(plan.spec, read_past(store, plan.sweep_id, max_retries=retries)),
-        recorder=recorder,
-        unfinished=read_unfinished(store, home, plan.sweep_id, max_retries=retries),
-        next_trial_no=len(store.list_trials(plan.sweep_id)),
-        max_retries=retries,
-        read_crashed=partial(read_trial, store, home),
-    )
-    if ledger.left > 0:
+def run_trials(
+    plan: Plan, home: Home, recorder: RecorderClient, interruption: Interruption
+) -> tuple[int, SweepEnd | None]:
+    """Hand the trials to Tune and come back when all have ended, or something stopped them.
+
+    How many trials are left to do, and which limit of the spec stands against them.
+    """
+    history = History(open_store(home.database), home, plan.sweep_id, plan.spec)
+    search = PointSearch(plan.spec, history.read_past(), journal=home.sweep(plan.sweep_id) / "optuna.journal")
+    ledger = Ledger(plan.spec, history, points=plan.points, search=search, recorder=recorder)
+    stopper = SweepStopper(interruption, plan.spec.budget.wall_time_s)
+    if ledger.left > 0 and not interruption.is_requested:
         closer = TrialCloser(ledger)
-        build_tuner(plan, home, ledger, closer, interruption).fit()
+        build_tuner(plan, home, ledger, closer, stopper).fit()
         if closer.error is not None:
             raise closer.error
     ledger.end_all()
-    return ledger
+    if stopper.out_of_time and (ledger.left or history.read_unfinished()) and not interruption.is_requested:
+        return 0, SweepEnd.WALL_TIME
+    return ledger.left, ledger.limit
 
 
-def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, interruption: Interruption) -> tune.Tuner:
+def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, stopper: SweepStopper) -> tune.Tuner:
     """Tune with our searcher, scheduler, callback and trainable; it keeps no checkpoint and retries nothing."""
     context = SweepContext(
         sweep_id=plan.sweep_id,
@@ -219,11 +217,12 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
         home=home.path,
         recorder=name_recorder(home, plan.sweep_id),
         market=ray.put(plan.market),
-        concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
+        concurrent_trials=min(plan.resources.concurrent_trials, ledger.at_once),
         env_runners=plan.resources.env_runners,
         lanes=plan.resources.lanes,
         cpus_per_bundle=plan.resources.cpus_per_bundle,
         gpus_per_trial=plan.resources.gpus_per_trial,
+        env_steps_per_trial=plan.env_steps_per_trial,
     )
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, context=context),
@@ -235,8 +234,7 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
             search_alg=SearcherBridge(ledger),
             scheduler=PruningScheduler(ledger),
             num_samples=ledger.most_starts,
-            max_concurrent_trials=context.concurrent_trials,
-            time_budget_s=plan.spec.budget.wall_time_s,
+            max_concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
             reuse_actors=True,
             trial_name_creator=name_trial,
             trial_dirname_creator=name_trial,
@@ -244,7 +242,7 @@ def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, int
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(home.sweep(plan.sweep_id)),
-            stop=InterruptStopper(interruption),
+            stop=stopper,
             callbacks=[closer],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
@@ -259,18 +257,19 @@ def name_trial(trial: Any) -> str:
 
 
 def close_sweep(
-    plan: Plan, home: Home, recorder: RecorderClient, ledger: Ledger, interruption: Interruption
+    plan: Plan, home: Home, recorder: RecorderClient, reason: SweepEnd | None, *, unfinished: bool
 ) -> SweepStatus:
-    """Say how it ended."""
+    """Say how it ended. A sweep that a limit of its spec ended is finished, whatever it left."""
     store = open_store(home.database)
     trials = store.list_trials(plan.sweep_id)
-    if interruption.is_requested or ledger.left > 0:
-        status = SweepStatus.INTERRUPTED
-    elif any(trial.status in GOOD_ENDS and trial.last_score is not None for trial in trials):
+    if unfinished:
+        status, reason = SweepStatus.INTERRUPTED, None
+    elif any(trial.status not in BAD_ENDS and trial.last_score is not None for trial in trials):
         status = SweepStatus.FINISHED
     else:
         status = SweepStatus.FAILED
-    recorder.close_sweep(plan.sweep_id, status)
+    best = choose_best_trial(store.get_sweep(plan.sweep_id), trials)
+    recorder.close_sweep(plan.sweep_id, status, reason, None if best is None else best.trial_id)
     return status
 
 

@@ -60,7 +60,8 @@ def prepare_backend(database: Path, artifacts: Path) -> str:
     if uri == f"sqlite:///{database.absolute()}":
         database.parent.mkdir(parents=True, exist_ok=True)
         artifacts.mkdir(parents=True, exist_ok=True)
-        _create_private(database)
+        if not database.exists():
+            _create_whole(database)
         open_client(uri).search_experiments(max_results=1)
     return uri
 
@@ -128,6 +129,15 @@ def _prepare_environment() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _create_whole(database: Path) -> None:
+    """Make it under another name first: MLflow can neither use nor mend what a killed process has half made."""
+    draft = database.with_name(f"{database.name}.new")
+    draft.unlink(missing_ok=True)
+    _create_private(draft)
+    open_client(f"sqlite:///{draft.absolute()}").search_experiments(max_results=1)
+    draft.replace(database)
 
 
 def _create_private(path: Path) -> None:

@@ -38,6 +38,8 @@ TAG_ERROR = "tradesweep.error"
 TAG_DATA = "tradesweep.data_sha256"
 TAG_GIT = "tradesweep.git_revision"
 TAG_POINT = "tradesweep.point_hash"
+TAGS_OF_PLACE = ("point_no", "seed_no", "phase")
+"""Where a trial stands in its sweep; rows of older versions do not say it."""
 TAG_BEST = "tradesweep.best"
 TAG_BEST_TRIAL = "tradesweep.best.trial_no"
 TAG_SPEC = "tradesweep.spec"
@@ -65,6 +67,8 @@ _DECIDED = (
     "searcher",
     "pruner",
     "seeds",
+    "aggregate",
+    "confirm",
     "seed",
 )
 """Parts of the spec that become params of the sweep's run."""
@@ -157,7 +161,9 @@ class Projector:
         run = self._trial_run(payload, at_us)
         self._runs.set_running(run)
         self._runs.log_params(run, dict(flatten(payload["params"])) | {"seed": payload["seed"]})
-        self._runs.log_tags(run, _provenance(sweep) | {TAG_STATUS: "RUNNING", TAG_POINT: payload["point_hash"]})
+        place = {f"tradesweep.{name}": payload.get(name) for name in TAGS_OF_PLACE}
+        tags = _provenance(sweep) | place | {TAG_STATUS: "RUNNING", TAG_POINT: payload["point_hash"]}
+        self._runs.log_tags(run, tags)
         self._runs.log_dataset(run, _dataset(sweep, _spec_of(sweep)))
 
     def _iteration(self, payload: Payload, at_us: int) -> None:

@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
 _LAST_CHANCE_S = 5.0
-"""How long the end of a sweep waits for an MLflow that failed when it was last asked."""
+"""How long the end of a sweep waits for an MLflow that failed when it was last asked, and for any after a signal."""
+_LOOK_S = 0.2
+"""How soon a signal is noticed meanwhile."""
 
 
 class ProjectorThread(threading.Thread):
@@ -74,17 +76,20 @@ class ProjectorThread(threading.Thread):
             self._stop_asked.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if self.last_error else self._poll_s
 
-    def stop(self, deadline_s: float) -> bool:
+    def stop(self, deadline_s: float, *, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Project what is left, for up to `deadline_s`, and end; whether everything was projected.
 
-        An MLflow that failed when it was last asked is asked once more and not waited for. A second call does not
-        wait longer than the first.
+        An MLflow that failed when it was last asked is asked once more and not waited for, and so is any when somebody
+        is in a `hurry`. A second call does not wait longer than the first.
         """
         if not self._stop_asked.is_set():
             patience_s = deadline_s if self.last_error is None else min(deadline_s, _LAST_CHANCE_S)
             self._deadline = time.monotonic() + patience_s
             self._stop_asked.set()
-        self.join(max(self._deadline - time.monotonic(), 0.0))
+        while self.is_alive() and time.monotonic() < self._deadline:
+            if hurry():
+                self._deadline = min(self._deadline, time.monotonic() + _LAST_CHANCE_S)
+            self.join(min(max(self._deadline - time.monotonic(), 0.0), _LOOK_S))
         if self.is_alive() or self.last_error is not None:
             logger.warning("MLflow at %s did not get everything; the next command goes on", shown_uri(self._uri))
             return False
