@@ -21,7 +21,7 @@ TRADESWEEP := $(BIN)/tradesweep
 # Recipes read these as shell variables, never as text pasted into a command: no value can become code.
 export EXP SET TRIAL DIR
 
-.PHONY: help setup experiments plan sweep status logs promote verify export ui smoke db-backup db-reset \
+.PHONY: help setup experiments plan sweep status stop logs promote verify export ui smoke gc db-backup db-reset \
 	test test-slow test-all bench check format clean need-exp
 
 ##@ Setting up
@@ -57,6 +57,9 @@ sweep: need-exp $(READY)  ## EXP=x [SET="a.b=1 c=2"] | run a sweep, or go on wit
 status: $(READY)  ## [EXP=x] | sweeps and trials, progress, best so far
 	@$(TRADESWEEP) status $${EXP:+"$$EXP"}
 
+stop: $(READY)  ## [EXP=x] | end a running sweep in order, from another terminal
+	@$(TRADESWEEP) stop $${EXP:+"$$EXP"}
+
 logs: need-exp $(READY)  ## EXP=x [TRIAL=0] | the log of a sweep's driver, or of one trial
 	@$(TRADESWEEP) logs "$$EXP" $${TRIAL:+"$$TRIAL"}
 
@@ -75,6 +78,9 @@ ui: $(READY)  ## | MLflow on http://127.0.0.1:5000
 
 smoke: $(READY)  ## | a tiny DQN sweep, a tiny PPO sweep and verify, in a folder that goes away
 	@MLFLOW_TRACKING_URI= $(TRADESWEEP) smoke
+
+gc: $(READY)  ## | remove what runs that are gone have left: sessions, unfinished checkpoints
+	@$(TRADESWEEP) gc
 
 db-backup: $(READY)  ## | a copy of the database in runs/backups, also while a sweep runs
 	@$(TRADESWEEP) db backup

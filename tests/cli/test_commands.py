@@ -16,8 +16,18 @@ from typing import Any
 import pytest
 
 from tradesweep.cli.ui import server_environment
-from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, SweepStatus, TrialStatus
+from tradesweep.names import (
+    Metric,
+    ProducerKey,
+    ProducerRole,
+    Record,
+    SweepEnd,
+    SweepStatus,
+    TrialPhase,
+    TrialStatus,
+)
 from tradesweep.store import DecodedBatch, Writer
+from tradesweep.sweep.driver import be_driver
 
 THREE_NUMBERS = re.compile(r"validation Sharpe -?[\d.]+ \| luck hurdle [\d.]+ \| deflated -?[\d.]+")
 
@@ -87,6 +97,35 @@ def test_status_says_why_a_trial_failed(command: Any, world: Any) -> None:
     assert command("status", "small", "--json").json["errors"] == {"0": error}
 
 
+def test_points_with_several_seeds_are_shown_as_they_are_ranked(command: Any, world: Any) -> None:
+    with world.writer() as writer:
+        world.open_sweep(writer)
+        for number, (weight, point_no, seed_no) in enumerate([(5.0, 0, 0), (0.0, 0, 1), (3.0, 1, 0), (2.0, 1, 1)]):
+            world.write_trial(writer, number, weight, point_no=point_no, seed_no=seed_no)
+        world.write_trial(writer, 4, 3.0, point_no=1, seed_no=2, phase=TrialPhase.CONFIRM)
+        writer.close_sweep(world.sweep_id, SweepStatus.FINISHED, SweepEnd.PATIENCE)
+    said = command("status", "small").out
+    assert max(map(len, said.splitlines())) <= 80, said
+    for words in (
+        "ended early: no better best",
+        "its point 1: mean ",
+        "of 1 fresh seeds",
+        "point 1, fresh seed 2: lr=",
+    ):
+        assert words in said
+    told = command("status", "small", "--json").json
+    assert [point["point_no"] for point in told["leaderboard"]["points"]] == [1, 0]
+    assert (told["sweep"]["phase"], told["sweep"]["points"]) == ("confirm", 2)
+    assert told["sweep"]["ended_by"] == "budget.patience_trials"
+
+
+def test_a_plan_says_how_points_become_trials_and_what_ends_them(command: Any, home: Any) -> None:
+    settings = "seeds=2 budget.env_steps=9000"
+    said = command("plan", "small", "--set", settings, "--set", "confirm={top: 1, seeds: 4}").out
+    assert "trials       3 points x 2 seeds = 6, then the best 1 on 4 fresh seeds = 10, " in said
+    assert "limits       9,000 env steps over all trials" in said
+
+
 def test_a_sweep_whose_process_is_gone_is_lost(command: Any, world: Any) -> None:
     with world.writer() as writer:
         world.open_sweep(writer, driver_host=socket.gethostname())
@@ -96,15 +135,16 @@ def test_a_sweep_whose_process_is_gone_is_lost(command: Any, world: Any) -> None
 
 def test_a_sweep_whose_process_lives_is_running(command: Any, world: Any) -> None:
     with world.writer() as writer:
-        world.open_sweep(writer, driver_host=socket.gethostname(), driver_pid=os.getpid())
-    assert command("status", "--json").json["sweeps"][0]["status"] == "RUNNING"
+        world.open_sweep(writer, driver_host=socket.gethostname())
+    with be_driver(world.home, world.sweep_id, "small"):
+        assert command("status", "--json").json["sweeps"][0]["status"] == "RUNNING"
 
 
 def run_a_trial(world: Any, *, silent_s: float, **metrics: float) -> None:
     """A running sweep whose one trial has one result, and whose last commit was so long ago."""
     now = time.time_ns() // 1000
     with Writer(world.home.database, clock_us=lambda: now - int(silent_s * 1e6)) as writer:
-        world.open_sweep(writer, driver_host=socket.gethostname(), driver_pid=os.getpid())
+        world.open_sweep(writer, driver_host=socket.gethostname())
         trial_id = world.open_trial(writer, 0)
         key = ProducerKey(world.sweep_id, trial_id, writer.start_attempt(trial_id, 1), ProducerRole.TRIAL, 0)
         grant = writer.hello(key, pid=1, host="here")
@@ -114,16 +154,18 @@ def run_a_trial(world: Any, *, silent_s: float, **metrics: float) -> None:
 
 def test_status_of_a_running_sweep_says_how_fast_it_records(command: Any, world: Any) -> None:
     run_a_trial(world, silent_s=0, **{Metric.RECORDER_ROWS_PER_S: 12_345.6, Metric.RECORDER_LAG: 0.021})
-    said = command("status", "small").out
+    with be_driver(world.home, world.sweep_id, "small"):
+        said = command("status", "small").out
+        told = command("status", "small", "--json").json["recorder"]
     assert re.search(r"^recorder: 12,346 rows/s, slowest batch 0\.02 s, last commit \d+ s ago$", said, re.MULTILINE)
-    told = command("status", "small", "--json").json["recorder"]
     assert (told["rows_per_s"], told["lag_s"]) == (12_345.6, 0.021)
     assert told["free_bytes"] > 0
 
 
 def test_status_says_when_the_database_has_been_silent_for_long(command: Any, world: Any) -> None:
     run_a_trial(world, silent_s=135)
-    said = command("status", "small").out
+    with be_driver(world.home, world.sweep_id, "small"):
+        said = command("status", "small").out
     silence = r"^nothing committed for 1[3-9]\d s: the database waits \(free disk: [\d,]+ MB\)$"
     assert re.search(silence, said, re.MULTILINE)
     assert "recorder:" not in said

@@ -12,6 +12,7 @@ import pytest
 
 from tradesweep.home import DB_URL
 from tradesweep.store import Writer, database_exists
+from tradesweep.store.migrations import HEAD
 
 FROZEN = Path(__file__).parents[1] / "store" / "frozen"
 
@@ -60,7 +61,7 @@ def test_every_other_command_says_that_an_older_database_must_be_upgraded(
     said = command(*(word.replace("OUT", str(tmp_path / "out")) for word in words))
     assert said.code == 1
     assert said.err == (
-        f"{path}: the database has schema 0001, this version works with 0002; run `tradesweep db upgrade`\n"
+        f"{path}: the database has schema 0001, this version works with {HEAD}; run `tradesweep db upgrade`\n"
     )
     assert path.read_bytes() == before
     assert not (tmp_path / "out").exists()

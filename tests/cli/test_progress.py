@@ -13,6 +13,7 @@ from tradesweep.cli.progress import (
     TrialProgress,
     choose_rows,
     choose_view,
+    describe_trial,
     table_lines,
 )
 from tradesweep.names import TrialStatus
@@ -53,6 +54,15 @@ def test_a_snapshot_is_what_the_store_says(swept: Any) -> None:
     assert good.last_sharpe == good.best_sharpe == seen.best_sharpe
     assert good.steps_per_s == good.env_steps / 2.0
     assert good.eta_s is None
+
+
+def test_an_extended_sweep_is_measured_by_its_larger_budget(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.writer() as writer:
+        world.open_sweep(writer, env_steps_per_trial=3000)
+        monkeypatch.setattr(type(writer), "close_trial", lambda *_: None)
+        world.write_trial(writer, 0, 3.0)
+        (running,) = Reader(world.store, world.sweep_id, trials=1, env_steps_per_trial=1000).read().trials
+    assert running.eta_s == (3000 - running.env_steps) / (running.env_steps / 2.0)
 
 
 def test_a_running_trial_has_an_eta_by_its_own_rate(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +108,16 @@ def test_what_runs_stays_on_a_small_screen_then_the_best() -> None:
     assert [row.trial_no for row in choose_rows(trials, 3)] == [6, 7, 8]
     lines = table_lines(snapshot(*trials), rows=3)
     assert "... and 6 more" in lines
+
+
+def test_points_and_seeds_are_shown_where_a_point_has_more_than_one_trial() -> None:
+    seeds = (trial(0), trial(1, seed_no=1), trial(2, TrialStatus.INTERRUPTED, seed_no=2, phase="confirm", eta_s=9e4))
+    lines = table_lines(snapshot(*seeds), rows=10)
+    assert [line.split()[-2:] for line in lines[1:4]] == [["point", "seed"], ["0", "0"], ["0", "1"]]
+    assert lines[4].endswith("0 2 fresh")
+    assert max(map(len, lines)) <= 80
+    assert "point" not in table_lines(snapshot(trial(0)), rows=10)[1]
+    assert describe_trial(seeds[2], with_seed=True).startswith("trial 2 INTERRUPTED (point 0, fresh seed 2), ")
 
 
 def test_a_pipe_gets_lines_and_json_nothing() -> None:

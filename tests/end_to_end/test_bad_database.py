@@ -20,7 +20,7 @@ WRITING = (("sweep", "tiny_dqn"), ("db", "prune", "frozen", "--yes"))
 FILES = ("db", "upgrade"), ("db", "reset", "--yes")
 
 
-def thaw(path: Path, schema: str = "0002") -> None:
+def thaw(path: Path, schema: str = "0003") -> None:
     path.write_bytes(gzip.decompress((FROZEN / f"schema_{schema}.db.gz").read_bytes()))
     path.chmod(0o600)
 
@@ -46,7 +46,7 @@ def truncated(path: Path) -> None:
 
 
 BAD = {
-    newer: "has schema 9999, the newest that this version knows is 0002; it was made by a newer tradesweep: install",
+    newer: "has schema 9999, the newest that this version knows is 0003; it was made by a newer tradesweep: install",
     foreign: "this SQLite file was not made by tradesweep and was left alone; move it away, or set TRADESWEEP_HOME",
     text: "the file is not an SQLite database; move it away, or set TRADESWEEP_HOME to another folder",
     truncated: "the database is damaged; restore a backup (`tradesweep db backup` makes them)",

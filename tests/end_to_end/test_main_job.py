@@ -115,11 +115,16 @@ def test_the_plain_policy_gives_the_same_number_in_a_new_process(swept) -> None:
     assert float(done.stdout) == trial["best_sharpe"]
 
 
-def test_best_and_last_checkpoints_are_kept_and_no_other(swept) -> None:
+def test_the_best_and_the_newest_checkpoints_are_kept_and_no_other(swept) -> None:
+    best_before = """
+        select iteration from evaluations where trial_id = ? and iteration < ? and eligible and split = 'validation'
+        order by sharpe desc, iteration limit 1
+    """
     for trial in query(swept.database, "select * from trials"):
         folder = swept.home / "sweeps" / trial["sweep_id"] / "trials" / f"{trial['trial_no']:04d}" / "checkpoints"
         kept = {int(path.name) for path in folder.iterdir()}
-        assert kept == {trial["best_iteration"], trial["iterations"]}
+        last, led = trial["iterations"], query(swept.database, best_before, trial["trial_id"], trial["iterations"])
+        assert kept == {trial["best_iteration"], last, last - 1, *(row["iteration"] for row in led)}
         undeleted = query(
             swept.database,
             "select iteration from checkpoints where trial_id = ? and deleted_at is null",

@@ -57,7 +57,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def thaw(path: Path, schema: str = "0002") -> Path:
+def thaw(path: Path, schema: str = "0003") -> Path:
     path.write_bytes(gzip.decompress((FROZEN / f"schema_{schema}.db.gz").read_bytes()))
     path.chmod(0o600)
     return path

@@ -25,13 +25,23 @@ def test_the_first_signal_is_remembered_and_the_old_handler_comes_back(number: s
     assert signal.getsignal(number) == before
 
 
-def test_the_second_signal_leaves_at_once() -> None:
-    code = (
-        "import os, signal, time\nfrom tradesweep.sweep.signals import Interruption, catch_signals\n"
-        "with catch_signals(Interruption()):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 130
+LEAVE = """
+import os, signal, time
+from tradesweep.sweep.signals import SAME_S, Interruption, catch_signals
+with catch_signals(Interruption()):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep({pause} * SAME_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here")
+"""
+
+
+@pytest.mark.parametrize(("pause", "code", "said"), [(1.5, 143, ""), (0.0, 0, "still here\n")])
+def test_the_second_signal_leaves_at_once_unless_it_is_the_first_one_twice(pause: float, code: int, said: str) -> None:
+    words = [sys.executable, "-c", LEAVE.format(pause=pause)]
+    done = subprocess.run(words, timeout=30, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, said)
+    assert done.stderr.count("stopping") == 1, "the first is answered, so that nobody thinks it was lost"
 
 
 def test_outside_the_main_thread_nothing_is_caught() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from tradesweep.errors import StoreLocked
 from tradesweep.home import Home
 from tradesweep.names import SweepStatus
 from tradesweep.store import NewSweep, Writer
+from tradesweep.sweep.driver import be_driver
 from tradesweep.sweep.plan import Plan, make_plan
-from tradesweep.sweep.start import check_free, choose_sweep, is_finished
+from tradesweep.sweep.start import choose_sweep, is_finished, start_sweep
 
 
 @pytest.fixture
@@ -58,22 +61,33 @@ def home(tmp_path: Path) -> Home:
 def test_without_a_database_everything_is_new(plan: Plan, home: Home) -> None:
     assert choose_sweep(plan, home, fresh=False) is plan
     assert not is_finished(plan, home)
-    check_free(plan.sweep_id, home)
     assert not home.path.exists(), "asking writes nothing"
 
 
-def test_a_sweep_that_runs_is_refused_by_naming_its_process(plan: Plan, home: Home) -> None:
-    write_sweep(home, plan)
-    with pytest.raises(StoreLocked, match=rf"{plan.sweep_id} is being run by process {os.getppid()}"):
-        check_free(plan.sweep_id, home)
-
-
-@pytest.mark.parametrize("changes", [{"driver_pid": 2**22 + 1}, {"driver_host": "elsewhere"}, {"driver_started_at": 1}])
-def test_a_driver_that_is_gone_or_another_process_by_now_holds_nobody_up(
-    plan: Plan, home: Home, changes: dict[str, Any]
+@pytest.mark.parametrize(
+    "changes", [{}, {"driver_started_at": 1}, {"driver_started_at": (time.time_ns() // 1000) + 86_400_000_000}]
+)
+def test_a_row_that_says_running_holds_nobody_up_whatever_process_it_names_and_since_when(
+    plan: Plan, home: Home, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     write_sweep(home, plan, **changes)
-    check_free(plan.sweep_id, home)
+    began = []
+    monkeypatch.setitem(
+        sys.modules, "tradesweep.sweep.run", SimpleNamespace(run_sweep=lambda *_, **__: began.append(1))
+    )
+    start_sweep(plan, home=home, root=home.path)
+    assert began == [1]
+
+
+def test_a_sweep_that_runs_is_refused_before_ray_is_needed(
+    plan: Plan, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tradesweep.sweep.run", None)
+    with (
+        be_driver(home, plan.sweep_id, "tiny"),
+        pytest.raises(StoreLocked, match=rf"{plan.sweep_id} is being run by process {os.getpid()}"),
+    ):
+        start_sweep(plan, home=home, root=home.path)
 
 
 def test_the_newest_sweep_of_the_identity_goes_on_and_fresh_makes_another(plan: Plan, home: Home) -> None:

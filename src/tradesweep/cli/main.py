@@ -10,7 +10,22 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from tradesweep.cli import db, experiments, export, logs, plan, promote, smoke, status, sweep, ui, verify, version
+from tradesweep.cli import (
+    db,
+    experiments,
+    export,
+    gc,
+    logs,
+    plan,
+    promote,
+    smoke,
+    status,
+    stop,
+    sweep,
+    ui,
+    verify,
+    version,
+)
 from tradesweep.cli.crash import write_crash
 from tradesweep.errors import TradesweepError
 
@@ -36,6 +51,8 @@ def run_safely(call: Callable[[], Any], words: Sequence[str]) -> int:
         return tell("aborted", "Abort", INTERRUPTED, words)
     except TradesweepError as error:
         return tell(str(error), type(error).__name__, error.exit_code, words)
+    except UnicodeEncodeError as error:
+        return tell(describe_locale(error), "BadInput", USAGE, words)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own errors have no public base class
             return tell(describe_usage(error), "UsageError", USAGE, words)
@@ -51,6 +68,11 @@ def tell(message: str, kind: str, code: int, words: Sequence[str]) -> int:
     else:
         typer.secho(message, err=True, fg="red")
     return code
+
+
+def describe_locale(error: UnicodeEncodeError) -> str:
+    """A path or a name came in as bytes that the locale has no letters for."""
+    return f"{ascii(error.object)[:200]}: the locale cannot write this; set a UTF-8 one, or PYTHONUTF8=1"
 
 
 def describe_usage(error: Any) -> str:
@@ -73,12 +95,14 @@ app.command("experiments")(experiments.experiments)
 app.command("plan")(plan.plan)
 app.command("sweep")(sweep.sweep)
 app.command("status")(status.status)
+app.command("stop")(stop.stop)
 app.command("logs")(logs.logs)
 app.command("promote")(promote.promote)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("ui")(ui.ui)
 app.command("smoke")(smoke.smoke)
+app.command("gc")(gc.gc)
 app.command("version")(version.version)
 app.add_typer(db.app, name="db")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tradesweep.cli.changes import change_lines
 from tradesweep.cli.options import (
     ExperimentArgument,
     JsonOption,
@@ -12,6 +13,7 @@ from tradesweep.cli.options import (
     SetOption,
     check_experiment_name,
     check_root,
+    find_home,
     split_settings,
 )
 from tradesweep.cli.output import format_bytes, format_number, print_json, print_lines
@@ -28,10 +30,13 @@ def plan(
 ) -> None:
     """Show what a sweep would do and need; start nothing."""
     made = load_plan(experiment, split_settings(settings), root)
+    from tradesweep.sweep.differences import find_changes
+
+    changed = find_changes(made, find_home(root))
     if json_:
-        print_json(made.to_dict())
+        print_json({**made.to_dict(), "changed_since": changed and changed.to_dict()})
     else:
-        print_lines(plan_lines(made))
+        print_lines([*plan_lines(made), *change_lines(changed)])
 
 
 def load_plan(experiment: str, settings: list[str], root: Path) -> Plan:
@@ -66,10 +71,13 @@ def heading(made: Plan) -> str:
 
 def summary_lines(made: Plan) -> list[str]:
     """What it will cost, and what luck alone would show."""
+    from tradesweep.sweep.plan import describe_limits
+
     have, budget = made.resources, made.spec.budget
     runners = f"{have.env_runners} remote env runners" if have.env_runners else "sampling in process"
     return [
-        row("trials", f"{made.trials}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
+        row("trials", f"{describe_trials(made)}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
+        *(row("limits", "; ".join(limits)) for limits in [describe_limits(made.spec)] if limits),
         row("each", f"{have.cpus_per_trial:g} of the CPUs, {runners}, {have.lanes} lanes"),
         row("because", have.why),
         row("memory", f"about {format_bytes(have.memory_bytes)} for all processes"),
@@ -78,6 +86,17 @@ def summary_lines(made: Plan) -> list[str]:
         row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk"),
         row("luck hurdle", f"{made.hurdle:.2f}: the Sharpe the best of {made.trials} skill-less trials would show"),
     ]
+
+
+def describe_trials(made: Plan) -> str:
+    """How many, and what they are made of where a point has more than one."""
+    confirm, text = made.spec.confirm, ""
+    if made.spec.seeds > 1:
+        text = f"{made.points} points x {made.spec.seeds} seeds = "
+    text += str(made.trials - made.confirmations)
+    if confirm is None:
+        return text
+    return f"{text}, then the best {confirm.top} on {confirm.seeds} fresh seeds = {made.trials}"
 
 
 def row(label: str, text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import sys
@@ -79,30 +78,36 @@ def describe_all(home: Home, *, as_json: bool) -> dict[str, Any] | list[str]:
     if not database_exists(home.database):
         return {"sweeps": []} if as_json else [f"no sweep yet in {home.path}; run `tradesweep sweep EXPERIMENT`"]
     store = open_store(home.database)
-    sweeps = [summarise(store, sweep) for sweep in store.list_sweeps()]
+    sweeps = [summarise(home, store, sweep) for sweep in store.list_sweeps()]
     if as_json:
         return {"sweeps": sweeps}
     return format_table(HEADERS, [_cells(sweep) for sweep in sweeps], left=(0, 1))
 
 
-def summarise(store: Store, sweep: SweepRow) -> dict[str, Any]:
+def summarise(home: Home, store: Store, sweep: SweepRow) -> dict[str, Any]:
     """One sweep in a few numbers."""
-    from tradesweep.names import BAD_ENDS, TRIAL_ENDS
+    from tradesweep.names import BAD_ENDS, TRIAL_ENDS, TrialPhase
     from tradesweep.selection.leaderboard import luck_of
+    from tradesweep.selection.standing import choose_best_trial
 
     trials = store.list_trials(sweep.sweep_id)
-    best = max((trial.best_sharpe for trial in trials if trial.best_sharpe is not None), default=None)
+    winner = choose_best_trial(sweep, trials)
+    best = None if winner is None else winner.best_sharpe
     counted, hurdle = luck_of(sweep, trials)
     return {
         "sweep_id": sweep.sweep_id,
         "experiment": sweep.experiment,
-        "status": describe_state(sweep),
+        "status": describe_state(home, sweep),
         "trials": len(trials),
         "ended": sum(trial.status in TRIAL_ENDS for trial in trials),
         "failed": sum(trial.status in BAD_ENDS for trial in trials),
         "best_sharpe": best,
         "hurdle": hurdle if counted else None,
         "deflated": None if best is None else best - hurdle,
+        "points": len({trial.point_no for trial in trials}),
+        "phase": "confirm" if any(trial.phase == TrialPhase.CONFIRM for trial in trials) else "search",
+        "env_steps_per_trial": sweep.env_steps_per_trial,
+        "ended_by": sweep.end_reason,
         "created_at": sweep.created_at,
         "ended_at": sweep.ended_at,
     }
@@ -121,24 +126,16 @@ def _cells(sweep: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def describe_state(sweep: SweepRow) -> str:
-    """Its state; LOST when it runs by the book and its process is gone: the same command goes on with it."""
+def describe_state(home: Home, sweep: SweepRow) -> str:
+    """Its state; LOST when it runs by the book and nobody runs it: the same command goes on with it."""
     from tradesweep.names import SweepStatus
+    from tradesweep.sweep.driver import find_driver
 
-    here = sweep.driver_host == socket.gethostname()
-    if sweep.status == SweepStatus.RUNNING and here and not _is_alive(sweep.driver_pid):
-        return "LOST"
+    if sweep.status == SweepStatus.RUNNING and sweep.driver_host == socket.gethostname():
+        driver = find_driver(home, sweep.sweep_id)
+        if driver is None or driver.sweep_id != sweep.sweep_id:
+            return "LOST"
     return sweep.status.value
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # --- one sweep ------------------------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
     if as_json:
         errors = {str(trial.trial_no): trial.error for trial in failed}
         return {
-            "sweep": summarise(store, sweep),
+            "sweep": summarise(home, store, sweep),
             "leaderboard": board.to_dict(),
             "counts": asdict(counts),
             "recorder": recorder,
@@ -168,9 +165,11 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
     rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades"
     times = f"{format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"
     lines = [*board_lines(board), "", rows, times]
+    if sweep.env_steps_per_trial is not None:
+        lines.append(f"extended to {sweep.env_steps_per_trial:,} env steps a trial")
     if recorder is not None:
         lines.append(describe_recorder(recorder))
-    if describe_state(sweep) == "LOST":
+    if describe_state(home, sweep) == "LOST":
         lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
     return [*lines, *(describe_error(trial) for trial in failed)]
 
@@ -180,7 +179,7 @@ def find_recorder(store: Store, home: Home, sweep: SweepRow) -> dict[str, Any] |
     from tradesweep.names import Metric, TrialStatus
 
     last_commit_at = store.find_last_commit(sweep.sweep_id)
-    if describe_state(sweep) != "RUNNING" or last_commit_at is None:
+    if describe_state(home, sweep) != "RUNNING" or last_commit_at is None:
         return None
     running = [trial for trial in store.list_trials(sweep.sweep_id) if trial.status == TrialStatus.RUNNING]
     iterations = [row for trial in running for row in store.list_iterations(trial.trial_id)]

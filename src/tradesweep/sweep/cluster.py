@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import select
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 
 from tradesweep.home import DB_URL
+from tradesweep.sweep.leftovers import Session, find_leftovers, processes_of, remove_leftover
+from tradesweep.sweep.signals import leave
 
 NAMESPACE = "tradesweep"
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -37,31 +41,125 @@ RAY_SETTINGS = {
 THREADS = "OMP_NUM_THREADS"
 """Threads of a process, torch's and MKL's: 1, since trials share the cores already. Read once, when torch is loaded."""
 
-FOLDER = "ts"
-"""Name of Ray's session folder in the temporary folder, before the driver's pid: socket paths may have 107 bytes."""
-REMOVAL_S = 3.0
-"""How long the end of a sweep tries to remove it; the next sweep removes what is left."""
+RAY_LOGGERS = ("ray", "ray.data", "ray.rllib")
+"""Those that write to the terminal by themselves."""
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+"""Ray gives it to the handlers that it finds, which are ours."""
+SERVERS = ("gcs_server", "raylet")
+
+TOKEN = secrets.token_hex(32)
+"""By which Ray's processes know each other: one for all sessions of this process, since Ray remembers it."""
 
 SECRETS = (DB_URL,)
 """Leave the environment before Ray starts: workers inherit it, and runtime environments are written to a log."""
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
     """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind.
 
-    Every process computes in one thread, or in as many as OMP_NUM_THREADS says.
+    What drivers that were killed left behind goes away first: their processes would share the machine with the new
+    ones. Every process computes in one thread, or in as many as OMP_NUM_THREADS says. What Ray has to say goes to this
+    process's log, and when one of Ray's own servers ends, this process does.
     """
     _prepare_environment()
+    for left in find_leftovers():
+        remove_leftover(left)
     address = os.environ.get("RAY_ADDRESS")
-    folder = None if address else _make_folder()
+    session = None if address else Session()
+    with ExitStack() as stack:
+        if session is not None:
+            stack.callback(session.remove)
+            _keep_token(session.folder)
+        stack.enter_context(keep_quiet())
+        stack.callback(ray.shutdown)
+        with keep_handlers():
+            _start(address, session.folder if session else None, cpus, gpus)
+        if session is not None:
+            stack.enter_context(watch_servers(session.folder))
+        yield
+
+
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Leave SIGINT and SIGTERM to whoever handles them; Ray takes SIGTERM twice when it starts.
+
+    Its first handler would end the process while Ray starts, the second, set below Python, prints a stack.
+    """
+    with replaced(ray._private.utils, "set_sigterm_handler", lambda _: None):
+        yield
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.getsignal(number))
+
+
+@contextmanager
+def keep_quiet() -> Iterator[None]:
+    """Send what Ray says in this process to where tradesweep logs: stdout may be JSON, stderr a table."""
+    ours = logging.getLogger("tradesweep").handlers or [logging.NullHandler()]
+    before = {name: logging.getLogger(name).handlers for name in RAY_LOGGERS}
+    for name in RAY_LOGGERS:
+        logging.getLogger(name).handlers = list(ours)
     try:
-        _start(address, folder, cpus, gpus)
+        with replaced(ray._private.worker, "print_to_stdstream", _log_lines):
+            yield
+    finally:
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers = handlers
+
+
+def _log_lines(data: dict[str, Any], *_: Any, **__: Any) -> None:
+    for line in data["lines"]:
+        logger.warning("Ray says: %s", line)
+
+
+@contextmanager
+def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for an attribute of Ray's that has no setting."""
+    theirs = getattr(module, name)
+    setattr(module, name, value)
+    try:
         yield
     finally:
-        ray.shutdown()
-        if folder is not None:
-            _remove_when_quiet(folder)
+        setattr(module, name, theirs)
+
+
+@contextmanager
+def watch_servers(folder: Path) -> Iterator[None]:
+    """End this process when one of Ray's own servers ends within the block.
+
+    Without them nothing answers any more, for minutes, and trials that only lost their Ray would be taken for crashed.
+    What was committed stays, and the same command goes on.
+    """
+    servers = [process for process in processes_of([folder])[folder] if process.name() in SERVERS]
+    ended, end = os.pipe()
+    thread = threading.Thread(target=_watch, args=(servers, ended), name="ray-servers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(end)
+        thread.join()
+        os.close(ended)
+
+
+def _watch(servers: Sequence[psutil.Process], ended: int) -> None:
+    waiting, names = select.poll(), {}
+    waiting.register(ended, select.POLLHUP)
+    for server in servers:
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(server.pid)
+            names[descriptor] = server.name()
+            waiting.register(descriptor, select.POLLIN)
+    found = [descriptor for descriptor, _ in waiting.poll()]
+    if ended not in found:
+        lost = names[found[0]]
+        logger.error("%s has ended", lost)
+        leave(1, f"Ray's {lost} has ended, and the sweep with it; what was recorded stays, the same command goes on")
+    for descriptor in names:
+        os.close(descriptor)
 
 
 def _prepare_environment() -> None:
@@ -71,8 +169,20 @@ def _prepare_environment() -> None:
         os.environ.pop(name, None)
 
 
+def _keep_token(folder: Path) -> None:
+    """Ray keeps its token in the user's home; where there is none that can be written, in the session's folder."""
+    home = Path.home()
+    if os.access(home / ".ray", os.W_OK) or os.access(home, os.W_OK):
+        return
+    token = folder / "auth_token"
+    token.touch(mode=0o600)
+    token.write_text(TOKEN, encoding="utf-8")
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
 def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": NAMESPACE}
+    logs = {"log_to_driver": False, "logging_level": logging.WARNING, "logging_format": LOG_FORMAT}
+    quiet = logs | {"namespace": NAMESPACE}
     if address:
         # Its workers are children of the cluster's processes: this environment does not reach them by itself.
         ray.init(address=address, runtime_env={"env_vars": {THREADS: os.environ[THREADS]}}, **quiet)
@@ -86,24 +196,5 @@ def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> 
         **quiet,
     )
     token = Path.home() / ".ray" / "auth_token"
-    if token.exists():
+    with suppress(OSError):
         token.chmod(0o600)
-
-
-def _make_folder() -> Path:
-    """A short path for Ray's sockets; what killed drivers left behind goes away now."""
-    parent = Path(tempfile.gettempdir())
-    for left in parent.glob(f"{FOLDER}-*-*"):
-        owner = left.name.split("-")[1]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{FOLDER}-{os.getpid()}-"))
-
-
-def _remove_when_quiet(folder: Path) -> None:
-    """Ray never removes its session folder, and its last processes still write into it for a moment."""
-    deadline = time.monotonic() + REMOVAL_S
-    shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-        shutil.rmtree(folder, ignore_errors=True)
