@@ -17,8 +17,9 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from scipy.stats import chisquare
 
-from tradesweep.agents.fragment import with_log_probability
-from tradesweep.agents.runner import VectorEnvRunner
+from tradesweep.agents.fragment import Fragment, with_log_probability
+from tradesweep.agents.runner import VectorEnvRunner, check_fragment
+from tradesweep.errors import TrialDiverged
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore:.*Overriding environment")
@@ -302,3 +303,29 @@ def test_without_callbacks_no_episode_object_is_built_for_columns(both: Make, mo
     monkeypatch.setattr("tradesweep.agents.runner.build_episodes", lambda fragment: pytest.fail("built"))
     assert ours._live is None
     assert ours.sample_fragment(timesteps=16, env_steps=0).steps > 0
+
+
+def fragment_of(*, reward: float = 1.0, obs: float = 1.0, is_reset_row: bool = False) -> Fragment:
+    """Two rows of two lanes; the first reward and the last observation are given."""
+    shape = (2, 2)
+    rewards, valid = np.ones(shape, np.float32), np.ones(shape, np.bool_)
+    rewards[0, 0], valid[0, 0] = reward, not is_reset_row
+    rows = np.ones((3, 2, 4), np.float32)
+    rows[2, 1, 3] = obs
+    done = np.zeros(shape, np.bool_)
+    return Fragment(
+        obs=rows, actions=np.zeros(shape, np.int64), rewards=rewards, terminated=done, truncated=done, valid=valid
+    )
+
+
+def test_finite_fragments_pass_and_so_does_what_stands_in_a_reset_row() -> None:
+    check_fragment(fragment_of())
+    check_fragment(fragment_of(reward=np.nan, is_reset_row=True))
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_reward_or_an_observation_that_is_not_finite_is_named(odd: float) -> None:
+    with pytest.raises(TrialDiverged, match=f"env: rewards must be finite, was {odd}"):
+        check_fragment(fragment_of(reward=odd))
+    with pytest.raises(TrialDiverged, match="env: observations must be finite, column 3 was not"):
+        check_fragment(fragment_of(obs=odd))

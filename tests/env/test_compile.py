@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tradesweep.env import TradingVectorEnv, check_causal, compile_env, compile_market
-from tradesweep.errors import MarketError, SpecError
+from tradesweep.errors import BadInput, MarketError, SpecError
 from tradesweep.spec import SweepSpec, load_spec
 
 EXPERIMENTS = """\
@@ -100,6 +100,7 @@ def test_the_features_of_a_spec_pass_the_look_ahead_proof(load):
     [
         ("features=[rsii]", r"features\.0 must be one of .*rsi.*, was rsii"),
         ("features=[csv_columns]", r"features\.0 must say names"),
+        ("features=[csv_columns: {names: 5}]", r"features\.0 must say names: \[...\], a list of words, was 5"),
         ("env.reward=profit", r"env\.reward must be one of log_return, .*, was profit"),
         ("env.reward_params={eta: 0.1}", r"env\.reward_params must suit log_return, was .*eta"),
         ("env.episode_bars=500", r"env\.episode_bars must be at most 392, .* was 500"),
@@ -110,6 +111,29 @@ def test_what_only_the_runtime_knows_is_refused_with_its_place(load, override, m
     with pytest.raises(SpecError, match=message) as caught:
         compile_env(spec, compile_market(spec))
     assert "--set" in str(caught.value) or "experiments.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("market.params.bars=1e9", r"experiments.yaml:\d+ synthetic market planted bars must be"),
+        ("market.timezone=Mars/Olympus", r"--set market.timezone=Mars/Olympus market.timezone must be an IANA name"),
+        ("market.max_gap=soon", r"--set market.max_gap=soon market.max_gap must be a number with s, m, h or d"),
+        ("features=[rsi: {period: 0}]", r"--set features=.* features.rsi.period must be a whole number"),
+        ("splits.train=100000", r"experiments.yaml:\d+ splits must not need more bars"),
+        ("plugins=[nowhere.py]", r"--set plugins=.* plugin .*nowhere.py must be a python file"),
+    ],
+)
+def test_what_the_market_finds_wrong_is_refused_with_its_place(load, override, message):
+    with pytest.raises(BadInput, match=message):
+        compile_market(load(override))
+
+
+def test_what_is_wrong_in_a_data_file_names_that_file_first(load, tmp_path):
+    (tmp_path / "bars.csv").write_text("Date,Open\n")
+    spec = load(f"market={{source: csv, path: {tmp_path}/bars.csv, periods_per_year: 252}}")
+    with pytest.raises(MarketError, match=rf"^{tmp_path}/bars.csv:1 must have a column high"):
+        compile_market(spec)
 
 
 def test_a_split_without_a_full_window_is_refused_with_its_place(load):

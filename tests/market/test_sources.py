@@ -141,6 +141,12 @@ CELLS = {
     "year 9999": (cell(59, 0, "9999-01-01"), r"prices.csv:61 .* was in 9999"),
     "one cell more": (cell(8, 5, "1,7"), r"prices.csv:10 must have 6 cells as the header has, had 7"),
     "NUL": (cell(5, 1, "1\0"), r"prices.csv:7 must be text, held a NUL byte"),
+    "control characters": (cell(5, 0, "\x1b[31m"), r"prices.csv:7 \(\\x1b\[31m\) time must be in one format"),
+    "a very long stamp": (cell(5, 0, "x" * 300), r"prices.csv:7 \(x{40}\.\.\.\) time must be in one format"),
+    "a very long cell": (
+        cell(5, 4, '"' + "1" * 200_000),
+        r"prices.csv:7 must be a line of cells, was not: field larger",
+    ),
     "one row": (lambda rows: rows[:1], r"must hold at least 2 bars, held 1"),
     "header only": (lambda _: [], r"must hold at least 2 bars, held only a header"),
 }
@@ -168,6 +174,8 @@ FILES = {
     ),
     "doubled column": (lambda b: b.replace(b"Open", b"Close"), "prices.csv:1 must have one column close"),
     "empty": (lambda _: b"", "must hold 1 to 2,000,000,000 bytes, held 0"),
+    "a very long column": (lambda b: b"x" * 200_000 + b, "prices.csv:1 must be a line of cells, was not: field larger"),
+    "old Mac line ends": (lambda b: b.replace(b"\n", b"\r"), "prices.csv:1 must be a line of cells, was not: new-line"),
     "blank header": (lambda b: b"\n" + b, "prices.csv:1 must be the header, was blank"),
 }
 
@@ -184,6 +192,14 @@ def test_lines_are_counted_with_blank_ones(write, rows, rules):
     path = write(cell(5, 4, "nan")(rows))
     path.write_bytes(path.read_bytes().replace(b"\n", b"\n\n", 3))
     with pytest.raises(MarketError, match=r"prices.csv:10 \(2020-01-09\) close"):
+        load_csv(path, rules())
+
+
+def test_line_ends_of_two_kinds_are_both_counted(write, rows, rules):
+    path = write(cell(5, 4, "nan")(rows))
+    raw = path.read_bytes().replace(b"\n", b"\r", 4).replace(b"\r", b"\n", 1)
+    path.write_bytes(raw)
+    with pytest.raises(MarketError, match=r"prices.csv:7 \(2020-01-09\) close"):
         load_csv(path, rules())
 
 

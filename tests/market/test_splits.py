@@ -91,5 +91,7 @@ def test_counts_and_embargo_must_fit(bars):
         split_by_count(bars, {"train": 0, "validation": 501})
     with pytest.raises(MarketError, match="validation must hold at least 2 bars after an embargo of 99, held 1"):
         split_by_count(bars, {"train": 500, "validation": 100}, 99)
+    with pytest.raises(MarketError, match="validation must hold at least 2 bars after an embargo of 101, held 0"):
+        split_by_count(bars, {"train": 500, "validation": 100}, 101)
     with pytest.raises(MarketError, match="embargo_bars must be >= 0, was -1"):
         split_by_count(bars, {"train": 500}, -1)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +153,19 @@ def test_facts_must_be_numbers_that_json_knows(folder):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_manifest(folder, {"validation_sharpe": float("nan")})
     assert not (folder / MANIFEST).exists()
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_named(folder, monkeypatch):
+    write_manifest(folder, {})
+    opened = Path.open
+
+    def fail(path, *arguments, **named):
+        if path.name == "state.pkl":
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(
+        CheckpointError, match=r"state.pkl must be readable, is not \(Input/output error\); use another"
+    ):
+        verify_manifest(folder, None)

@@ -20,8 +20,9 @@ import pytest
 import ray
 
 from tradesweep.env import Tape, TradingVectorEnv, compile_env
-from tradesweep.names import Metric, TrialStatus
+from tradesweep.names import EvaluationStatus, Metric, TrialStatus
 from tradesweep.policy import PlainPolicy, Run, evaluate, evaluate_many, verify_manifest
+from tradesweep.selection.candidate import find_best
 from tradesweep.store import verify
 from tradesweep.trial import TrialTrainable
 from tradesweep.trial.runners import RunnerPool
@@ -50,6 +51,12 @@ def run_all(trainable: TrialTrainable) -> list[dict[str, Any]]:
 def checkpoints_of(sweep: Any, assignment: Any) -> list[dict[str, Any]]:
     """Every checkpoint that was published, also those that were deleted since."""
     return sweep.read(f"SELECT * FROM checkpoints WHERE trial_id = {assignment.trial_id} ORDER BY iteration")
+
+
+def best_of(rows: list[dict[str, Any]]) -> int:
+    """The iteration of the highest Sharpe ratio."""
+    eligible = [row for row in rows if row["eligible"] and row["sharpe"] is not None]
+    return max(eligible, key=lambda row: (row["sharpe"], -row["iteration"]))["iteration"]
 
 
 def failing_step(self: Any, actions: Any, **rest: Any) -> Any:
@@ -90,17 +97,15 @@ class TestWholeTrial:
         assert len(sweep.steps_of(assignment)) == results[-1][Metric.TRAIN_ENV_STEPS.value]
         assert len(sweep.steps_of(assignment, role="validation")) == 8 * 199
 
-    def test_best_and_last_checkpoint_stay_and_say_what_was_recorded(
+    def test_the_best_and_the_newest_checkpoints_stay_and_say_what_was_recorded(
         self, finished: Any, open_sweep: Open, algorithm: str
     ) -> None:
         assignment, _ = finished[algorithm]
         sweep = open_sweep(algorithm)
         rows = checkpoints_of(sweep, assignment)
         assert [row["iteration"] for row in rows] == list(range(1, 9))
-        eligible = [row for row in rows if row["eligible"] and row["sharpe"] is not None]
-        best = max(eligible, key=lambda row: (row["sharpe"], -row["iteration"]))["iteration"]
         kept = {row["iteration"] for row in rows if row["deleted_at"] is None}
-        assert kept == {best, 8}
+        assert kept == {best_of(rows), best_of(rows[:-1]), 7, 8}, "7 and the best as of then: to go back by one"
         env = compile_env(sweep.spec, sweep.market)
         for row in rows:
             folder = sweep.context.home / row["path"]
@@ -264,7 +269,9 @@ def test_the_steps_that_led_to_an_error_are_recorded(open_sweep: Open, monkeypat
     trainable.cleanup()
 
 
-def test_a_checkpoint_that_was_touched_fails_the_trial_and_unpickles_nothing(open_sweep: Open, tmp_path: Path) -> None:
+def test_a_trial_whose_checkpoints_were_all_touched_begins_anew_and_unpickles_nothing(
+    open_sweep: Open, tmp_path: Path
+) -> None:
     sweep = open_sweep("ppo")
     assignment = sweep.open()
     trainable = sweep.trainable(assignment)
@@ -281,10 +288,119 @@ def test_a_checkpoint_that_was_touched_fails_the_trial_and_unpickles_nothing(ope
     for path in pickles:
         path.write_bytes(pickle.dumps(Canary()))
     trainable.reset_config(resumed.to_config())
-    failed = trainable.step()
-    assert (failed["status"], failed["done"]) == ("FAILED", True)
-    assert "CheckpointError" in failed["error"]
+    first = trainable.step()
+    assert (first["status"], first["evaluation"]) == ("RUNNING", 1)
+    attempts = [(row.attempt, row.resumed_from_iteration) for row in sweep.store.list_attempts(assignment.trial_id)]
+    assert attempts == [(1, None), (2, None)]
+    assert [row.attempt for row in sweep.store.list_iterations(assignment.trial_id)] == [2]
+    log = sweep.context.folders.logs(sweep.context.sweep_id) / f"trial-{assignment.trial_no:04d}.log"
+    assert "checkpoint of iteration 1 cannot be used" in log.read_text()
     assert not canary.exists()
+    trainable.cleanup()
+
+
+def script_sharpes(monkeypatch: pytest.MonkeyPatch, sharpes: list[float | None]) -> None:
+    """Every evaluation of a trial gives what stands here for its iteration."""
+    evaluate = TrialSession._evaluate
+
+    def give(session: TrialSession, policy: PlainPolicy) -> Any:
+        found = evaluate(session, policy)
+        sharpe = sharpes[session.state.iteration - 1]
+        status = EvaluationStatus.FLAT if sharpe is None else EvaluationStatus.OK
+        scripted = replace(found[Metric.VALIDATION_SHARPE], sharpe=sharpe, status=status, trades=100)
+        return {**found, Metric.VALIDATION_SHARPE: scripted}
+
+    monkeypatch.setattr(TrialSession, "_evaluate", give)
+
+
+def folders_of(sweep: Any, assignment: Any) -> list[str]:
+    folder = sweep.context.folders.checkpoint(sweep.context.sweep_id, assignment.trial_no, 0).parent
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_promoted_checkpoint_stays_whatever_comes_after_it(open_sweep: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = open_sweep("ppo")
+    script_sharpes(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    for _ in range(3):
+        trainable.step()
+    assert folders_of(sweep, assignment) == ["000002", "000003"]
+    resumed = sweep.resume(assignment)
+    trainable.reset_config(replace(resumed, resume=replace(resumed.resume, promoted=(2,))).to_config())
+    run_all(trainable)
+    assert folders_of(sweep, assignment) == ["000002", "000007", "000008"]
+    trainable.cleanup()
+
+
+def test_the_highest_sharpe_is_kept_and_chosen_whatever_comes_between(
+    open_sweep: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = open_sweep("ppo")
+    script_sharpes(monkeypatch, [30.0, 10.0, None, 20.0, None, 10.0, 25.0, None])
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    run_all(trainable)
+    assert folders_of(sweep, assignment) == ["000001", "000007", "000008"]
+    best = find_best(sweep.store, sweep.context.sweep_id)
+    assert (best.trial.trial_id, best.checkpoint.iteration, best.sharpe) == (assignment.trial_id, 1, 30.0)
+    verify_manifest(sweep.context.home / best.checkpoint.path, best.checkpoint.manifest_sha256)
+    trainable.cleanup()
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_a_sharpe_that_is_no_number_ends_the_trial_and_the_best_before_it_stays(
+    open_sweep: Open, monkeypatch: pytest.MonkeyPatch, odd: float
+) -> None:
+    sweep = open_sweep("ppo")
+    script_sharpes(monkeypatch, [3.0, odd])
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    last = run_all(trainable)[-1]
+    assert (last["status"], last["evaluation"]) == ("DIVERGED", 2)
+    assert f"Sharpe ratio must be finite on validation, was {odd}" in last["error"]
+    assert folders_of(sweep, assignment) == ["000001"]
+    trial = sweep.store.get_trial(assignment.trial_id)
+    assert (trial.best_iteration, trial.best_sharpe) == (1, 3.0)
+    trainable.cleanup()
+
+
+def test_a_trial_without_any_sharpe_has_no_best(open_sweep: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = open_sweep("ppo")
+    script_sharpes(monkeypatch, [None] * 8)
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    assert run_all(trainable)[-1]["status"] == "FINISHED"
+    assert sweep.store.get_trial(assignment.trial_id).best_iteration is None
+    assert folders_of(sweep, assignment) == ["000007", "000008"]
+    trainable.cleanup()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_weights_that_do_not_move_fail_the_trial(open_sweep: Open, algorithm: str) -> None:
+    sweep = open_sweep(algorithm)
+    trainable = sweep.trainable(sweep.open(lr=1e-30))
+    last = run_all(trainable)[-1]
+    assert (last["status"], last["evaluation"]) == ("FAILED", 3 if algorithm == "ppo" else 4)
+    assert "weights must make progress, made none in 2 iterations; lr is too small to matter" in last["error"]
+    trainable.cleanup()
+
+
+def test_weights_that_ran_away_end_the_trial_though_every_loss_is_finite(open_sweep: Open) -> None:
+    sweep = open_sweep("dqn")
+    trainable = sweep.trainable(sweep.open(**{"lr": 1e6, "model.activation": "tanh"}))
+    last = run_all(trainable)[-1]
+    assert (last["status"], last["evaluation"]) == ("DIVERGED", 2), "the iteration of the first updates"
+    assert "must be finite" in last["error"]
+    trainable.cleanup()
+
+
+def test_learning_that_never_begins_fails_the_trial(open_sweep: Open) -> None:
+    sweep = open_sweep("dqn")
+    trainable = sweep.trainable(sweep.open(updates_per_env_step=1e-6))
+    last = run_all(trainable)[-1]
+    assert last["status"] == "FAILED"
+    assert "updates must make progress, made none in 2 iterations; see updates_per_env_step" in last["error"]
     trainable.cleanup()
 
 
@@ -297,9 +413,21 @@ def test_params_that_rllib_refuses_fail_the_trial(open_sweep: Open) -> None:
     trainable.cleanup()
 
 
+def test_a_process_that_starts_for_a_trial_leaves_it_alone_until_its_first_step(open_sweep: Open) -> None:
+    """Tune may have given the trial to another process by then."""
+    sweep = open_sweep("ppo")
+    assignment = sweep.open()
+    trainable = sweep.trainable(assignment)
+    assert sweep.store.list_attempts(assignment.trial_id) == []
+    trainable.step()
+    assert len(sweep.store.list_attempts(assignment.trial_id)) == 1
+    trainable.cleanup()
+
+
 def test_a_trial_stops_when_its_patience_is_over(open_sweep: Open) -> None:
     sweep = open_sweep("ppo")
     trainable = sweep.trainable(sweep.open(lr=0.0))  # nothing is learned: the first score stays the best
+    trainable.step()
     trainable._session._history.patience = 2
     last = run_all(trainable)[-1]
     assert (last["status"], last["evaluation"]) == ("STOPPED", 3)
@@ -342,7 +470,7 @@ def test_remote_runners_live_on_from_trial_to_trial(open_sweep: Open) -> None:
 
 
 @pytest.mark.fault
-def test_a_remote_runner_that_raises_fails_the_trial_and_serves_the_next(open_sweep: Open) -> None:
+def test_a_remote_runner_that_raises_or_gives_no_number_ends_the_trial_and_serves_the_next(open_sweep: Open) -> None:
     sweep = open_sweep("ppo")
     first = sweep.open(seed=1)
     trainable = sweep.trainable(first, env_runners=1)
@@ -359,6 +487,13 @@ def test_a_remote_runner_that_raises_fails_the_trial_and_serves_the_next(open_sw
     assert trainable.step()["status"] == "RUNNING"
     assert runner_pids(trainable) == pids, "it lives, and nothing of the failure is left in it"
     assert sweep.scores_of(second) == sweep.scores_of(first)
+
+    ray.get(trainable._runners.handles[0].apply.remote(spoil_rewards))
+    diverged = trainable.step()
+    assert (diverged["status"], diverged["done"]) == ("DIVERGED", True)
+    assert "rewards must be finite, was nan" in diverged["error"]
+    assert "Traceback" in diverged["error"]
+    assert runner_pids(trainable) == pids
     trainable.cleanup()
 
 
@@ -462,6 +597,17 @@ def break_env(runner: Any) -> None:
         raise RuntimeError("the exchange is closed")
 
     runner.env.step = step
+
+
+def spoil_rewards(runner: Any) -> None:
+    step = runner.env.step
+
+    def spoiled(actions: Any) -> Any:
+        obs, rewards, *rest = step(actions)
+        rewards[0] = float("nan")
+        return obs, rewards, *rest
+
+    runner.env.step = spoiled
 
 
 def runner_pids(trainable: TrialTrainable) -> list[int]:

@@ -145,6 +145,11 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._episode_count_E = np.zeros(self.num_envs, np.int64)
         self._recorded_E = np.zeros(self.num_envs, np.int64)
 
+    def hand_over(self) -> None:
+        """Send what was sampled and waits for a fuller batch; do not wait for its commit."""
+        if self.producer is not None:
+            self.producer.send({})
+
     def flush(self) -> None:
         """Wait until everything this runner sampled is committed."""
         if self.producer is not None:
@@ -251,7 +256,8 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             self._live.create(self._runner_id)
         obs_ED, _ = self.env.reset(seed=seed)
         self._needs_initial_reset = False
-        self._obs_ED = _checked(obs_ED)
+        _check_observations(obs_ED)
+        self._obs_ED = obs_ED
         if self._live is not None:
             self._live.start(obs_ED)
 
@@ -327,7 +333,8 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         return np.argmax(scores, axis=1), {DISTRIBUTION_INPUTS: logits_EA}
 
     def _end_fragment(self, fragment: Fragment, ended: int, *, exhausted: bool) -> None:
-        self._obs_ED = _checked(fragment.obs[-1].copy())
+        check_fragment(fragment)
+        self._obs_ED = fragment.obs[-1].copy()
         self._episode_count_E = self._episode_count_E + (~fragment.valid).sum(axis=0)
         self._needs_initial_reset = exhausted
         self._record(fragment.weights_version)
@@ -367,7 +374,18 @@ class VectorEnvRunner(SingleAgentEnvRunner):
             self.env.close()
 
 
-def _checked(obs_ED: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if not np.isfinite(obs_ED).all():
-        raise TrialDiverged("env: observations must be finite; check the features of the experiment")
-    return obs_ED
+def check_fragment(fragment: Fragment) -> None:
+    """Raise TrialDiverged for a reward or an observation that is not: nothing learns from it, nothing records it."""
+    finite_TE = np.isfinite(fragment.rewards)
+    if not finite_TE.all() and (wrong_N := fragment.rewards[fragment.valid & ~finite_TE]).size:
+        raise TrialDiverged(f"env: rewards must be finite, was {wrong_N[0]}; check env.reward and env.reward_scale")
+    _check_observations(fragment.obs)
+
+
+def _check_observations(obs: npt.NDArray[np.float32]) -> None:
+    if not np.isfinite(obs).all():
+        column = int(np.argwhere(~np.isfinite(obs))[0][-1])
+        raise TrialDiverged(
+            f"env: observations must be finite, column {column} was not; check the features of the experiment and the"
+            " state of env.reward"
+        )

@@ -41,21 +41,26 @@ def compile_market(spec: SweepSpec) -> Market:
 
     Raises SpecError for a feature that nobody knows, MarketError for data, splits or features that break a rule.
     """
-    plugins = load_plugins(spec.plugins)
+    with spec.placing("plugins"):
+        plugins = load_plugins(spec.plugins)
     _check_features(spec, plugins)
     _check_market_name(spec)
-    rules = _compile_rules(spec)
-    bars = load_bars(spec.market.source, rules, name=spec.market.name, path=spec.market.path, params=spec.market.params)
-    return build_market(
-        bars,
-        features=_requests(spec),
-        splits=spec.splits.ranges(),
-        rules=rules,
-        instrument=_name_instrument(spec),
-        source=_describe_source(spec),
-        embargo_bars=spec.splits.embargo_bars,
-        plugins=plugins,
-    )
+    with spec.placing("market"):
+        rules = _compile_rules(spec)
+        bars = load_bars(
+            spec.market.source, rules, name=spec.market.name, path=spec.market.path, params=spec.market.params
+        )
+    with spec.placing("features"):
+        return build_market(
+            bars,
+            features=_requests(spec),
+            splits=spec.splits.ranges(),
+            rules=rules,
+            instrument=_name_instrument(spec),
+            source=_describe_source(spec),
+            embargo_bars=spec.splits.embargo_bars,
+            plugins=plugins,
+        )
 
 
 def compile_env(spec: SweepSpec, market: Market) -> EnvConfig:
@@ -64,7 +69,8 @@ def compile_env(spec: SweepSpec, market: Market) -> EnvConfig:
     Raises SpecError for an unknown reward, for arguments that do not suit it, and for episodes that do not fit.
     """
     env = spec.env
-    register_rewards(load_registry("rewards", spec.plugins, taken=BUILT_IN))
+    with spec.placing("plugins"):
+        register_rewards(load_registry("rewards", spec.plugins, taken=BUILT_IN))
     config = EnvConfig(
         fill=env.fill,
         positions=tuple(env.positions),
@@ -91,7 +97,8 @@ def compile_env(spec: SweepSpec, market: Market) -> EnvConfig:
 def check_causal(spec: SweepSpec, market: Market | None = None) -> LookaheadVerdict:
     """The look-ahead proof of the spec's features on its market (compiled here when not given)."""
     market = compile_market(spec) if market is None else market
-    return prove_causal(market.bars, _requests(spec), splits=market.splits, plugins=load_plugins(spec.plugins))
+    with spec.placing("features"):
+        return prove_causal(market.bars, _requests(spec), splits=market.splits, plugins=load_plugins(spec.plugins))
 
 
 def _requests(spec: SweepSpec) -> list[tuple[str, Mapping[str, Any]]]:
@@ -137,8 +144,12 @@ def _check_features(spec: SweepSpec, plugins: Mapping[str, FeatureBuilder]) -> N
     for i, feature in enumerate(spec.features):
         if feature.name not in known:
             raise spec.error_at(f"features.{i}", f"must be one of {', '.join(known)}", feature.name)
-        if feature.name == "csv_columns" and "names" not in feature.params:
-            raise spec.error_at(f"features.{i}", "must say names: [...]", feature.name)
+        if feature.name == "csv_columns" and not _are_words(names := feature.params.get("names")):
+            raise spec.error_at(f"features.{i}", "must say names: [...], a list of words", names)
+
+
+def _are_words(names: object) -> bool:
+    return isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
 
 
 def _check_reward(spec: SweepSpec) -> None:

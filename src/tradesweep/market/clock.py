@@ -25,7 +25,7 @@ def get_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError) as e:
-        raise MarketError(f"timezone must be an IANA name such as America/New_York, was {name!r}") from e
+        raise MarketError(f"market.timezone must be an IANA name such as America/New_York, was {name!r}") from e
 
 
 def to_utc(wall_us: Ints, timezone: str, *, twice: Twice = "unfixed") -> Ints:

@@ -78,7 +78,7 @@ def read_header(path: Path) -> list[str]:
         line = file.readline(LONGEST_HEADER).decode("utf-8", errors="replace").rstrip("\r\n")
     if not line.strip():
         raise MarketError(f"{path}:1 must be the header, was blank; name the columns in the first line")
-    names = [name.strip() for name in next(csv.reader([line]))]
+    names = [name.strip() for name in _split(path, 1, line)]
     for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(names) <= line.count(separator):
             raise MarketError(
@@ -115,10 +115,10 @@ def read_text(path: Path, header: list[str], wanted: list[int]) -> dict[int, Any
 
 def find_line(path: Path, row: int) -> int:
     """The file line, counted from 1, of a data row; blank lines hold no row."""
-    with path.open("rb") as file:
+    with path.open(encoding="utf-8") as file:
         next(file)
         for number, line in enumerate(file, start=2):
-            row -= bool(line.strip(b"\r\n"))
+            row -= line != "\n"
             if row < 0:
                 return number
     raise AssertionError("a row that was read stands in the file")
@@ -133,12 +133,20 @@ def _raise_ragged(path: Path, columns: int, error: Exception) -> NoReturn:
     """Name the first line with another number of cells than the header."""
     with path.open(encoding="utf-8", newline="") as file:
         for number, line in enumerate(file, start=1):
-            cells = len(next(csv.reader([line.rstrip("\r\n")]), []))
+            cells = len(_split(path, number, line.rstrip("\r\n")))
             if cells not in (0, columns):
                 raise MarketError(
                     f"{path}:{number} must have {columns} cells as the header has, had {cells}; mend the row"
                 ) from None
     raise MarketError(f"{path} must be a plain CSV, was not: {error}; export it again") from error
+
+
+def _split(path: Path, number: int, line: str) -> list[str]:
+    """The cells of a line."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as e:
+        raise MarketError(f"{path}:{number} must be a line of cells, was not: {e}; mend the line") from e
 
 
 def _check_mark(path: Path, block: bytes) -> None:

@@ -94,10 +94,11 @@ def _check_embargo(embargo_bars: int) -> None:
 
 
 def _check_length(split: Split, embargo_bars: int) -> None:
-    if len(split) < FEWEST_BARS:
+    bars = split.stop - split.start  # an embargo may be longer than its split, and no len() is negative
+    if bars < FEWEST_BARS:
         raise MarketError(
             f"splits.{split.name} must hold at least {FEWEST_BARS} bars after an embargo of {embargo_bars},"
-            f" held {max(len(split), 0)}; widen its range"
+            f" held {max(bars, 0)}; widen its range"
         )
 
 

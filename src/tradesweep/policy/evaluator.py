@@ -29,7 +29,7 @@ from tradesweep.env import (
 )
 from tradesweep.errors import BadInput, CheckpointError, NotFound
 from tradesweep.metrics import LEAST_RETURNS, equity_returns, max_drawdown, sharpe, turnover
-from tradesweep.names import EPISODE_STEP_BITS, Draw, EpisodeRole, EvaluationStatus, Record
+from tradesweep.names import EPISODE_STEP_BITS, SCORE_FLOOR, Draw, EpisodeRole, EvaluationStatus, Record
 from tradesweep.policy.plain import Begun, PlainPolicy, check_finite
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 EVALUATION_LANES = 4
 """Every evaluation of the project runs at this lane count."""
 SHARPE_LIMIT = 10.0
-RUIN_SCORE = -10.0
 BLOCK_BARS = 256
 """For so many bars at a time the policy's first layer reads the features."""
 
@@ -224,7 +223,7 @@ def raw_score(status: EvaluationStatus, sharpe_ratio: float | None) -> float:
     """What searcher, pruner and stopping see of one evaluation: the Sharpe clipped to +-10; 0 where undefined;
     -10 after ruin."""
     if status == EvaluationStatus.RUINED:
-        return RUIN_SCORE
+        return SCORE_FLOOR
     return float(np.clip(sharpe_ratio, -SHARPE_LIMIT, SHARPE_LIMIT)) if sharpe_ratio is not None else 0.0
 
 

@@ -128,7 +128,10 @@ def _check_names(folder: Path, listed: Mapping[str, Any]) -> None:
 
 
 def _check_file(path: Path, listed: Mapping[str, Any]) -> None:
-    found = _describe(path)
+    try:
+        found = _describe(path)
+    except OSError as e:
+        raise CheckpointError(f"{path} must be readable, is not ({e.strerror}); use another checkpoint") from e
     for key in ("bytes", "sha256"):
         if found[key] != listed[key]:
             raise CheckpointError(f"{path} must have {key} {listed[key]}, was {found[key]}; the file was changed")

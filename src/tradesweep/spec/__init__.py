@@ -1,6 +1,18 @@
 """From YAML to one frozen SweepSpec; the search space, independent of Ray."""
 
-from tradesweep.spec.distributions import Choice, Distribution, Grid, LogUniform, QUniform, RandInt, Uniform
+from tradesweep.spec.bounds import broken_bounds, possible_values
+from tradesweep.spec.distributions import (
+    Choice,
+    Distribution,
+    Grid,
+    LogUniform,
+    QUniform,
+    RandInt,
+    Uniform,
+    drop_inactive,
+    is_active,
+    order_by_condition,
+)
 from tradesweep.spec.keys import STEPS_PER_TRAINING_STEP, Key, keys_of
 from tradesweep.spec.load import check_name, list_experiments, load_spec
 from tradesweep.spec.models import (
@@ -18,9 +30,10 @@ from tradesweep.spec.models import (
     SplitsSpec,
     SweepSpec,
 )
-from tradesweep.spec.rules import possible_values
+from tradesweep.spec.rules import MOST_COMBINATIONS
 
 __all__ = [
+    "MOST_COMBINATIONS",
     "STEPS_PER_TRAINING_STEP",
     "BudgetSpec",
     "Choice",
@@ -43,9 +56,13 @@ __all__ = [
     "SplitsSpec",
     "SweepSpec",
     "Uniform",
+    "broken_bounds",
     "check_name",
+    "drop_inactive",
+    "is_active",
     "keys_of",
     "list_experiments",
     "load_spec",
+    "order_by_condition",
     "possible_values",
 ]

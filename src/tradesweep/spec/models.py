@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from tradesweep.errors import SpecError
+from tradesweep.errors import BadInput, SpecError
 from tradesweep.spec.distributions import Distribution, read_distribution
 from tradesweep.spec.forms import Form
-from tradesweep.spec.problems import RuleBroken, message_at
+from tradesweep.spec.problems import RuleBroken, find_place, message_at
 from tradesweep.spec.yaml_loader import Place
 
 OWN_FIELDS = ("experiment", "format_version")
@@ -179,8 +181,16 @@ class EvaluationSpec(_Part):
     """Fewer closed trades: never the best."""
     patience: Annotated[int, Field(ge=1)] | None = 6
     """Evaluations without a better score before a trial stops."""
+    min_evaluations: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations a trial gets before its patience counts; default: a third of them."""
     score_window: Annotated[int, Field(ge=1)] = 3
     """Evaluations averaged into the score."""
+
+    @model_validator(mode="after")
+    def _may_stop(self) -> Self:
+        if self.min_evaluations is not None and self.min_evaluations > self.count:
+            raise RuleBroken("min_evaluations", f"must be at most count ({self.count})", self.min_evaluations)
+        return self
 
 
 class BudgetSpec(_Part):
@@ -189,7 +199,14 @@ class BudgetSpec(_Part):
     trials: Annotated[int, Field(ge=1, le=100_000)]
     """Points to try; the grid searcher tries every combination instead."""
     env_steps_per_trial: Annotated[int, Field(ge=8)]
+    env_steps: Annotated[int, Field(ge=8)] | None = None
+    """Over the whole sweep: once they are made, no trial is started any more."""
     wall_time_s: Annotated[Number, Field(gt=0)] | None = None
+    """How long the trials of one run may take together; counted anew when the sweep goes on."""
+    patience_trials: Annotated[int, Field(ge=1)] | None = None
+    """Trials that end without a better best Sharpe before the search stops."""
+    min_trials: Annotated[int, Field(ge=1)] = 10
+    """Trials that end before that patience counts."""
     max_retries: Annotated[int, Field(ge=0)] = 0
     """How often a trial that crashed goes on from its last checkpoint; one that failed or diverged never does."""
 
@@ -197,32 +214,42 @@ class BudgetSpec(_Part):
 class SearcherSpec(_Part):
     """Who draws the points."""
 
-    kind: Literal["tpe", "random", "grid"] = "tpe"
+    kind: Literal["tpe", "random", "grid", "qmc", "cmaes", "gp"] = "tpe"
+    """Models that learn from results: tpe (tree of Parzen estimators), cmaes (CMA-ES), gp (Gaussian process). Without
+    one: random, qmc (a scrambled Sobol sequence), grid (every combination)."""
     startup_trials: Annotated[int, Field(ge=1)] = 5
-    """Random points before TPE begins to model."""
+    """Random points before a model draws."""
     points: Annotated[tuple[dict[str, Any], ...], Tuple] = ()
-    """Points to try first."""
+    """Points to try first; what one leaves out is drawn."""
 
 
 class PrunerSpec(_Part):
     """Who stops trials that fall behind."""
 
-    kind: Literal["none", "successive_halving"] = "none"
+    kind: Literal["none", "successive_halving", "median", "hyperband"] = "none"
     min_evaluations: Annotated[int, Field(ge=1)] = 2
+    """Evaluations that every trial has before it may be stopped."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """Of successive halving and Hyperband: one of so many goes on from a rung to the next."""
+    startup_trials: Annotated[int, Field(ge=1)] = 5
+    """Of the median: finished trials before it is believed."""
 
 
 class ConfirmSpec(_Part):
     """Retraining of the leaders on fresh seeds."""
 
     top: Annotated[int, Field(ge=1)]
+    """Points, the best of the search."""
     seeds: Annotated[int, Field(ge=1)]
+    """Seeds each of them is trained on again."""
 
 
 class RecordingSpec(_Part):
-    """What the database keeps. Evaluation steps and episode totals are always kept."""
+    """What is kept. Evaluation steps and episode totals always are."""
 
     steps: Literal["all", "evaluation"] = "all"
+    keep_best: Annotated[int, Field(ge=1)] = 1
+    """Checkpoints a trial keeps for their validation Sharpe; the last two and those that were promoted stay too."""
     max_gb: Annotated[Number, Field(gt=0)] = 20.0
     db_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
     """How long the database may be away before a trial fails."""
@@ -271,6 +298,9 @@ class SweepSpec(_Part):
     searcher: SearcherSpec = SearcherSpec()
     pruner: PrunerSpec = PrunerSpec()
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often each point is trained."""
+    aggregate: Literal["mean", "median", "iqm"] = "mean"
+    """What the search is told of a point's seeds; iqm is the interquartile mean."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     confirm: ConfirmSpec | None = None
     recording: RecordingSpec = RecordingSpec()
@@ -282,6 +312,23 @@ class SweepSpec(_Part):
     def error_at(self, path: str, rule: str, value: object, remedy: str = "") -> SpecError:
         """A SpecError that says where `path` was written, the rule, the value and what to do."""
         return SpecError(message_at(self._places, path, rule, value, remedy))
+
+    @contextmanager
+    def placing(self, path: str) -> Iterator[None]:
+        """What is found wrong inside says where the spec wrote it: the key it begins with, or else `path`.
+
+        Problems of a data file name that file by themselves.
+        """
+        try:
+            yield
+        except SpecError:
+            raise
+        except BadInput as error:
+            first = str(error).partition(" ")[0]
+            if self.market.path is not None and first.startswith(self.market.path):
+                raise
+            named = first if first.partition(".")[0] in SweepSpec.model_fields else path
+            raise type(error)(f"{find_place(self._places, named)} {error}") from error
 
     def to_json(self) -> str:
         """Lossless text, with the places; the same text for the same spec."""
@@ -299,7 +346,9 @@ class SweepSpec(_Part):
     def identity(self, *, data_sha256: str, lanes: int, env_runners: int) -> str:
         """sha256 over everything that decides the numbers; what only decides how long or how wide is left out."""
         spec = self.model_dump(mode="json")
-        parts = {name: spec[name] for name in IDENTITY_FIELDS}
+        parts = {name: _without_news(name, spec[name]) for name in IDENTITY_FIELDS}
+        if self.seeds > 1:
+            parts["aggregate"] = self.aggregate
         parts["market"] = {key: value for key, value in spec["market"].items() if key != "path"}
         parts |= {
             "env_steps_per_trial": self.budget.env_steps_per_trial,
@@ -314,6 +363,14 @@ class SweepSpec(_Part):
         identity = self.identity(data_sha256=data_sha256, lanes=lanes, env_runners=env_runners)
         return f"{self.experiment}-{identity[:8]}"
 
+
+def _without_news(name: str, part: Any) -> Any:
+    news = NEWS.get(name, {})
+    return {key: value for key, value in part.items() if key not in news or value != news[key]} if news else part
+
+
+NEWS: dict[str, dict[str, Any]] = {"evaluation": {"min_evaluations": None}, "pruner": {"startup_trials": 5}}
+"""Fields that came later, with what they mean where nobody wrote them: sweeps from before keep their identity."""
 
 IDENTITY_FIELDS = (
     "format_version",

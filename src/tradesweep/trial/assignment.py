@@ -31,6 +31,8 @@ class SweepContext:
     cpus_per_bundle: float
     """CPU share of the trial's own process, and of each of its runners."""
     gpus_per_trial: float
+    env_steps_per_trial: int | None = None
+    """Where a sweep was extended, more than the spec says; evaluations go on at the spec's interval."""
 
     @property
     def folders(self) -> Home:
@@ -40,12 +42,25 @@ class SweepContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumePoint:
-    """The checkpoint an attempt goes on from."""
+    """The checkpoint an attempt goes on from, and what to do where it cannot."""
 
     iteration: int
     path: str
     """Absolute folder of the checkpoint."""
     manifest_sha256: str
+    older: tuple[ResumePoint, ...] = ()
+    """Checkpoints to fall back to where this one is damaged, newest first."""
+    promoted: tuple[int, ...] = ()
+    """Iterations of the trial whose checkpoints were promoted: their files stay."""
+
+    def __str__(self) -> str:
+        return f"iteration {self.iteration}"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Back from Tune's config."""
+        older = tuple(cls.from_config(point) for point in config["older"])
+        return cls(**{**config, "older": older, "promoted": tuple(config["promoted"])})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,5 +87,5 @@ class Assignment:
             trial_no=config["trial_no"],
             params=config["params"],
             seed=config["seed"],
-            resume=ResumePoint(**resume) if resume else None,
+            resume=ResumePoint.from_config(resume) if resume else None,
         )

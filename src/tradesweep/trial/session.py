@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +33,9 @@ from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, TrialSta
 from tradesweep.policy import Evaluation, Evaluator, PlainPolicy, Run, build_policy_spec
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
 from tradesweep.spec import SweepSpec
-from tradesweep.trial.assignment import Assignment, SweepContext
-from tradesweep.trial.checkpoints import TrialState, publish, restore, retain
+from tradesweep.trial.assignment import Assignment, ResumePoint, SweepContext
+from tradesweep.trial.checkpoints import TrialState, find_intact, publish, restore, retain
+from tradesweep.trial.guards import ProgressGuard, check_evaluation, check_weights, digest_weights
 from tradesweep.trial.metrics import evaluation_metrics, evaluation_runs, learner_metrics, rollout_metrics
 from tradesweep.trial.records import IterationFacts, checkpoint_row, curve_row, evaluation_row, iteration_row
 from tradesweep.trial.runners import RunnerPool
@@ -80,17 +81,19 @@ class TrialSession:
         self.spec = SweepSpec.from_json(context.spec_json)
         self.env_config = compile_env(self.spec, market)
         self._recorder = self._connect()
+        self.resume = find_intact(assignment.resume)
         self.attempt = self._recorder.start_attempt(
-            assignment.trial_id, os.getpid(), assignment.resume.iteration if assignment.resume else None
+            assignment.trial_id, os.getpid(), self.resume.iteration if self.resume else None
         )
         self.producer = Producer(self._connect, self._key(), timeout_s=self.spec.recording.db_timeout_s)
         self.agent = self._agent_config()
         self.algorithm = build_algorithm(self.agent, self.runner_context(), market)
-        self.state = self._restored() if assignment.resume else TrialState()
+        self.state = self._restored(self.resume) if self.resume else TrialState()
         self._sampled_before = self.algorithm.env_steps_sampled
         self._updates_before = count_updates(self.algorithm)
         self._steps_before, self._made_before = self.state.env_steps, self.state.updates
         self._history = self._score_history()
+        self._progress = ProgressGuard()
         self._runners: RunnerPool | None = None
         self._losses = self._losses_mended = self._losses_before = 0
         self._replaced: set[int] = set()
@@ -118,10 +121,9 @@ class TrialSession:
 
     def _seed(self) -> int:
         """A resumed attempt draws anew."""
-        resume = self.assignment.resume
-        if resume is None:
+        if self.resume is None:
             return self.assignment.seed
-        return _draw_seed(self.assignment.seed, resume.iteration)
+        return _draw_seed(self.assignment.seed, self.resume.iteration)
 
     def runner_context(self) -> RunnerContext:
         """What this attempt tells its runners."""
@@ -144,13 +146,11 @@ class TrialSession:
         return ScoreHistory(
             window=evaluation.score_window,
             patience=evaluation.patience,
-            least=-(-evaluation.count // 3),
+            least=evaluation.min_evaluations or -(-evaluation.count // 3),
             raw=self.state.raw_scores,
         )
 
-    def _restored(self) -> TrialState:
-        resume = self.assignment.resume
-        assert resume is not None
+    def _restored(self, resume: ResumePoint) -> TrialState:
         return restore(Path(resume.path), manifest_sha256=resume.manifest_sha256, algorithm=self.algorithm)
 
     # --- remote runners ------------------------------------------------------------------------------------------
@@ -211,17 +211,20 @@ class TrialSession:
     def iterate(self) -> IterationResult:
         """Train to the next evaluation, evaluate on validation, publish, record; everything is committed on return.
 
-        Raises TrialDiverged for non-finite losses, weights or observations, TradesweepError when no env step was
-        made, and whatever the environment or RLlib raised.
+        Raises TrialDiverged for losses, weights, rewards or observations that are not finite, TradesweepError when
+        nothing moves any more, and whatever the environment or RLlib raised.
         """
         self._losses_before = self._losses
         trained = self._train()
         self.state.iteration += 1
         self.state.elapsed_s = time.monotonic() - self._clock
+        self._check_progress(trained)
+        self._hand_over_rows()
         started = time.monotonic()
         policy = self.plain_policy()
         evaluations = self._evaluate(policy)
         evaluation = evaluations[Metric.VALIDATION_SHARPE]
+        check_evaluation(evaluation)
         score = self._history.add(evaluation.score)
         status = self._status()
         metrics = self._metrics(trained, evaluations, score, time.monotonic() - started)
@@ -237,8 +240,8 @@ class TrialSession:
 
     def _train(self) -> dict[Metric, float | None]:
         """Train until the env steps of the next evaluation are reached; return the newest value of each metric."""
-        budget, count = self.spec.budget.env_steps_per_trial, self.spec.evaluation.count
-        boundary = -(-budget * (self.state.iteration + 1) // count)
+        planned, count = self.spec.budget.env_steps_per_trial, self.spec.evaluation.count
+        boundary = min(-(-planned * (self.state.iteration + 1) // count), self._budget)
         newest: dict[Metric, float | None] = {}
         while self.state.env_steps < boundary:
             updates = self.state.updates
@@ -263,10 +266,32 @@ class TrialSession:
 
     def plain_policy(self) -> PlainPolicy:
         """The policy as it stands: plain weights in float64, greedy."""
-        module = self.algorithm.get_module(DEFAULT_MODULE_ID)
-        layers, weights = plain_layers(self.spec.algorithm, module)
+        layers, weights = plain_layers(self.spec.algorithm, self._module)
         policy_spec = build_policy_spec(self.spec, self.market, self.env_config, layers=layers)
         return PlainPolicy.from_arrays(policy_spec, weights)
+
+    @property
+    def _module(self) -> Any:
+        return self.algorithm.get_module(DEFAULT_MODULE_ID)
+
+    def _check_progress(self, trained: Mapping[Metric, float | None]) -> None:
+        """Raise where weights ran away, and where nothing moves any more.
+
+        Updates are due once the warm-up is over, other weights where there were updates with an lr above 0.
+        """
+        _, weights = plain_layers(self.spec.algorithm, self._module)
+        check_weights(weights)
+        due: dict[str, Hashable] = {"env steps": self.state.env_steps}
+        if self.algorithm.env_steps_sampled - self._sampled_before > self._warm_up_steps:
+            due["updates"] = self.state.updates
+        if trained.get(Metric.TRAIN_LEARNING_RATE):
+            due["weights"] = digest_weights(weights)
+        self._progress.check(due)
+
+    @property
+    def _warm_up_steps(self) -> int:
+        """Env steps an attempt may make before its first update; PPO has none."""
+        return int(getattr(self.algorithm.config, "num_steps_sampled_before_learning_starts", 0))
 
     @cached_property
     def _runs(self) -> dict[Metric, Run]:
@@ -292,8 +317,12 @@ class TrialSession:
         """How often the learner's weights were changed: what steps carry, and checkpoints are found by."""
         return int(self.algorithm.learner_group._learner._weights_seq_no)
 
+    @property
+    def _budget(self) -> int:
+        return self.context.env_steps_per_trial or self.spec.budget.env_steps_per_trial
+
     def _status(self) -> TrialStatus:
-        if self.state.env_steps >= self.spec.budget.env_steps_per_trial:
+        if self.state.env_steps >= self._budget:
             return TrialStatus.FINISHED
         return TrialStatus.STOPPED if self._history.is_exhausted else TrialStatus.RUNNING
 
@@ -306,8 +335,8 @@ class TrialSession:
         lanes = self._flush_runners()
         metrics.update(self._recorder_metrics())
         eligible = evaluation.is_eligible(self.spec.evaluation.min_trades)
-        if self.state.is_better(evaluation.sharpe, eligible=eligible):
-            self.state.best_iteration, self.state.best_sharpe = self.state.iteration, evaluation.sharpe
+        led = self.state.leading
+        self.state.rank(evaluation.sharpe, eligible=eligible, most=self.spec.recording.keep_best)
         metrics[Metric.VALIDATION_BEST_SHARPE] = self.state.best_sharpe
         path, manifest = self._publish(policy, evaluation.sharpe)
         facts = self._iteration_facts(score, eligible)
@@ -323,7 +352,7 @@ class TrialSession:
             }
         )
         self.producer.flush()
-        self._retain()
+        self._retain(led)
 
     def _publish(self, policy: PlainPolicy, sharpe: float | None) -> tuple[str, str]:
         """Write the checkpoint; its path below the home, and the sha256 of its manifest."""
@@ -344,14 +373,27 @@ class TrialSession:
             eligible=eligible,
         )
 
-    def _retain(self) -> None:
-        """Keep the best and the last. The store forgets a checkpoint before its files go: no row names nothing."""
-        keep = {self.state.iteration, self.state.best_iteration or self.state.iteration}
+    def _retain(self, led: set[int]) -> None:
+        """Keep the best, the last two and what was promoted; and what led before, for whoever goes back by one.
+
+        The store forgets a checkpoint before its files go: no row names nothing.
+        """
+        promoted = self.resume.promoted if self.resume else ()
+        keep = {*self.state.leading, *self.state.newest, *led, *promoted}
         folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, 0).parent
         retain(
             folder,
             keep=keep,
             forget=lambda iteration: self._recorder.mark_checkpoint_deleted(self.assignment.trial_id, iteration),
+        )
+
+    def _hand_over_rows(self) -> None:
+        """What runners have gathered is on its way before the evaluation begins, which takes longer than a commit."""
+        group = self.algorithm.env_runner_group
+        self._survive_losses(
+            lambda: group.foreach_env_runner(
+                lambda runner: runner.hand_over(), local_env_runner=group.num_remote_workers() == 0
+            )
         )
 
     def _flush_runners(self) -> list[tuple[int, int]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SCORE_FLOOR = -10.0
-"""The score of a policy that ruined its account, and of a trial that failed."""
+from tradesweep.names import SCORE_FLOOR as SCORE_FLOOR
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,7 +16,7 @@ class ScoreHistory:
     patience: int | None
     """Evaluations without a better score before the trial stops; None: never."""
     least: int
-    """Evaluations a trial always gets: a third of its budget."""
+    """Evaluations a trial always gets."""
     raw: list[float] = field(default_factory=list)
     """Raw score of each evaluation so far."""
 
@@ -32,7 +31,7 @@ class ScoreHistory:
 
     @property
     def is_exhausted(self) -> bool:
-        """True when `patience` evaluations passed without a better score, and a third of the budget is spent."""
+        """True when `patience` evaluations passed without a better score, and the trial had its least."""
         if self.patience is None or len(self.raw) < self.least:
             return False
         scores = [self._score(count) for count in range(1, len(self.raw) + 1)]

@@ -44,7 +44,9 @@ class TrialTrainable(tune.Trainable):
         self._broken: BaseException | None = None
         self._log = TrialLog()
         self._await_all_slots()
-        self._begin(config)
+        # Begun by the first step: Tune may give the trial to a process that became free while this one was starting,
+        # and a process that began it all the same would shut out the one that trains it.
+        self._waiting: dict[str, Any] | None = config
 
     def _await_all_slots(self) -> None:
         """Wait until all slots have a process.
@@ -59,6 +61,7 @@ class TrialTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process. Never False: Tune would fail the next, innocent trial."""
+        self._waiting = None
         self._begin(new_config)
         return True
 
@@ -79,6 +82,9 @@ class TrialTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One evaluation interval."""
+        if self._waiting is not None:
+            config, self._waiting = self._waiting, None
+            self._begin(config)
         try:
             if self._broken is not None:
                 raise self._broken
