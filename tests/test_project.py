@@ -89,7 +89,7 @@ def test_every_package_is_in_the_table_of_floors() -> None:
 
 def test_tests_mirror_the_packages() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - {"benchmarks", "end_to_end", "faults"} <= rooms()
+    assert folders - {"benchmarks", "end_to_end", "faults", "fuzz"} <= rooms()
 
 
 def test_continuous_integration_calls_targets_that_exist() -> None:

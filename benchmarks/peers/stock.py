@@ -5,6 +5,7 @@ Network, hyperparameters, observations and rewards are those of an experiment of
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -126,11 +127,11 @@ def _build_tuner(work: Work, task: Task, folder: str) -> tune.Tuner:
 
 
 def sweep_config(work: Work, task: Task) -> AlgorithmConfig:
-    """The learning rate is searched, and a trial evaluated `EVALUATIONS` times."""
+    """The learning rate is searched; a trial is evaluated after so many whole results, at most `EVALUATIONS` times."""
     config = stock_config(task.algorithm, task.market, task.config, params=task.params, seed=task.spec.seed)
     results = work.env_steps // getattr(config, STEPS_PER_RESULT[task.algorithm])
     return config.training(lr=tune.loguniform(*task.learning_rates)).evaluation(
-        evaluation_interval=max(results // EVALUATIONS, 1), custom_evaluation_function=_evaluate
+        evaluation_interval=math.ceil(results / EVALUATIONS), custom_evaluation_function=_evaluate
     )
 
 
