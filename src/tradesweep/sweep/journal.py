@@ -28,9 +28,14 @@ class _Lines(BaseJournalBackend):
     def __init__(self) -> None:
         self.path: Path | None = None
         self._logs: list[dict[str, Any]] = []
+        self._forgotten = 0
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        return self._logs[log_number_from:]
+        """From that line on; what lies before it in the file is never asked for again."""
+        if self.path is not None:
+            del self._logs[: log_number_from - self._forgotten]
+            self._forgotten = log_number_from
+        return self._logs[log_number_from - self._forgotten :]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
@@ -62,10 +67,6 @@ class Journal:
     def begin(self, trial: FrozenTrial) -> None:
         """A trial runs."""
         self._try(lambda: self._add(trial))
-
-    def knows(self, trial_no: int) -> bool:
-        """Whether a trial has begun before."""
-        return trial_no in self._ids
 
     def report(self, trial_no: int, evaluation: int, score: float) -> None:
         """A score of a running trial."""
