@@ -11,7 +11,8 @@ import pytest
 
 from tradesweep.errors import SpecError
 from tradesweep.spec import list_experiments, load_spec
-from tradesweep.sweep.plan import make_plan
+from tradesweep.sweep.machine import Machine
+from tradesweep.sweep.plan import Plan, make_plan
 from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -126,3 +127,15 @@ def test_planning_imports_neither_ray_nor_torch() -> None:
 def test_a_sweep_over_its_own_disk_limit_is_refused(load) -> None:
     with pytest.raises(SpecError, match=r"recording\.max_gb must hold the estimated .* GB of this sweep, was 1e-06"):
         make_plan(load("recording.max_gb=1e-6"))
+
+
+def test_more_memory_than_there_is_is_a_warning(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_with(free_bytes: int | None) -> Plan:
+        monkeypatch.setattr("tradesweep.sweep.plan.look_at_machine", lambda: Machine(cpus=2, free_bytes=free_bytes))
+        return make_plan(load("resources.concurrent_trials=2"))
+
+    tight, roomy, unknown = plan_with(1_500_000_000), plan_with(8_000_000_000), plan_with(None)
+    (said,) = set(tight.warnings) - set(roomy.warnings)
+    assert said == "about 1.9 GB of memory are needed, 1.5 GB are free; choose fewer resources.concurrent_trials"
+    assert unknown.warnings == roomy.warnings
+    assert (tight.to_dict()["free_bytes"], unknown.to_dict()["free_bytes"]) == (1_500_000_000, None)

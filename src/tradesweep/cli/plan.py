@@ -75,12 +75,13 @@ def summary_lines(made: Plan) -> list[str]:
 
     have, budget = made.resources, made.spec.budget
     runners = f"{have.env_runners} remote env runners" if have.env_runners else "sampling in process"
+    free = "" if made.free_bytes is None else f", {format_bytes(made.free_bytes)} are free"
     return [
         row("trials", f"{describe_trials(made)}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
         *(row("limits", "; ".join(limits)) for limits in [describe_limits(made.spec)] if limits),
         row("each", f"{have.cpus_per_trial:g} of the CPUs, {runners}, {have.lanes} lanes"),
         row("because", have.why),
-        row("memory", f"about {format_bytes(have.memory_bytes)} for all processes"),
+        row("memory", f"about {format_bytes(have.memory_bytes)} for all processes{free}"),
         row("env steps", f"{made.env_steps:,} ({budget.env_steps_per_trial:,} a trial), {made.updates:,} updates"),
         row("evaluations", f"{made.spec.evaluation.count} a trial, {made.validation_bars:,} bars each"),
         row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk"),

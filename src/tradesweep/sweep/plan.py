@@ -10,7 +10,7 @@ from tradesweep.market import LookaheadVerdict, Market, SplitFacts, plan_warning
 from tradesweep.metrics import expected_max_sharpe
 from tradesweep.policy import check_evaluable
 from tradesweep.spec import STEPS_PER_TRAINING_STEP, SweepSpec, possible_values
-from tradesweep.sweep.machine import look_at_machine
+from tradesweep.sweep.machine import Machine, look_at_machine
 from tradesweep.sweep.points import count_points, count_warnings
 from tradesweep.sweep.resources import Resources, resolve_resources
 
@@ -32,6 +32,8 @@ class Plan:
     sweep_id: str
     identity: str
     resources: Resources
+    free_bytes: int | None
+    """Memory that is free now; None where nobody says."""
     points: int
     """What the search asks for."""
     trials: int
@@ -71,6 +73,7 @@ class Plan:
             "sweep_id": self.sweep_id,
             "algorithm": self.spec.algorithm,
             "resources": self.resources.to_dict(),
+            "free_bytes": self.free_bytes,
             "points": self.points,
             "seeds": self.spec.seeds,
             "confirmations": self.confirmations,
@@ -99,7 +102,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     with spec.placing("features"):
         lookahead.check()
     replay_bytes = count_replay_bytes(spec, market, config)
-    resources = resolve_resources(spec, look_at_machine(), replay_bytes=replay_bytes)
+    machine = look_at_machine()
+    resources = resolve_resources(spec, machine, replay_bytes=replay_bytes)
     check_intervals(spec, resources.lanes)
     sha256, lanes, runners = market.sha256, resources.lanes, resources.env_runners
     points = count_points(spec)
@@ -118,6 +122,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         sweep_id=spec.sweep_id(data_sha256=sha256, lanes=lanes, env_runners=runners),
         identity=spec.identity(data_sha256=sha256, lanes=lanes, env_runners=runners),
         resources=resources,
+        free_bytes=machine.free_bytes,
         points=points,
         trials=trials,
         env_steps=trials * spec.budget.env_steps_per_trial,
@@ -128,8 +133,17 @@ def make_plan(spec: SweepSpec) -> Plan:
         validation_bars=bars,
         lookahead=lookahead,
         splits=tuple(split_facts(market, name, cost_per_leg=cost) for name in ("train", "validation")),
-        warnings=(*plan_warnings(market), *count_warnings(spec, points)),
+        warnings=(*plan_warnings(market), *count_warnings(spec, points), *memory_warnings(resources, machine)),
     )
+
+
+def memory_warnings(resources: Resources, machine: Machine) -> list[str]:
+    """What was asked for may be more than there is; the estimate is too rough to refuse it."""
+    needed, free = resources.memory_bytes, machine.free_bytes
+    if free is None or needed <= free:
+        return []
+    few = "fewer resources.concurrent_trials" if resources.concurrent_trials > 1 else "a smaller replay"
+    return [f"about {needed / 1e9:.1f} GB of memory are needed, {free / 1e9:.1f} GB are free; choose {few}"]
 
 
 def count_trials(spec: SweepSpec, points: int) -> int:

@@ -11,7 +11,7 @@ from tradesweep.sweep.machine import Machine
 from tradesweep.sweep.points import count_points
 
 AUTO_LANES = {"dqn": 8, "ppo": 16}
-"""Lanes of a trial when the spec says auto: sampling then takes less than a fifth of its time."""
+"""Lanes of a trial when the spec says auto: sampling then takes about a fifth of its training."""
 
 BYTES_PER_PROCESS = 450_000_000
 """Measured (unique set size): a trial's own process; a remote runner takes less. Nearly all of it is libraries."""
@@ -93,7 +93,7 @@ def _env_runners(spec: SweepSpec, cpus: int) -> int:
 def _why_runners(spec: SweepSpec) -> str:
     if spec.resources.env_runners != "auto":
         return "sampling as the spec says"
-    return "sampling in process, since it takes less than a fifth of a trial's time and remote runners would wait"
+    return "sampling in process, since it takes about a fifth of a trial's time and remote runners would wait"
 
 
 def _lanes(spec: SweepSpec, env_runners: int) -> int:
