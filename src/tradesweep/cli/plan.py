@@ -74,7 +74,8 @@ def summary_lines(made: Plan) -> list[str]:
     from tradesweep.sweep.plan import describe_limits
 
     have, budget = made.resources, made.spec.budget
-    runners = f"{have.env_runners} remote env runners" if have.env_runners else "sampling in process"
+    remote = f"{have.env_runners} remote env runner{'s' if have.env_runners > 1 else ''}"
+    runners = remote if have.env_runners else "sampling in process"
     free = "" if made.free_bytes is None else f", {format_bytes(made.free_bytes)} are free"
     return [
         row("trials", f"{describe_trials(made)}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
