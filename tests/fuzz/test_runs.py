@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -75,10 +76,13 @@ def closing_agent(algorithm: Any) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def small_ray() -> Iterator[None]:
+    """RLlib would start a large one, and leave it to the tests that come after these."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
+    ray.shutdown()
     torch.set_num_threads(before)
 
 
