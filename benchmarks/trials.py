@@ -29,7 +29,7 @@ from benchmarks.common import Options, Row, alternate
 TITLE = "what trials cost beside their training"
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = "planted_ppo"
-BATCH = 16_384
+BATCH = 40_960
 """Env steps of a batch: about a second of sampling and learning on one core."""
 EVALUATIONS = 8
 """The fewest that a spec may ask for."""
