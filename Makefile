@@ -99,7 +99,7 @@ test-slow: $(READY)  ## | the slow tests alone
 test-all: $(READY)  ## | all tests
 	@$(BIN)/python -m pytest -m ''
 
-bench: $(READY)  ## | the benchmarks, an hour on two cores; tables here and in benchmarks/results/
+bench: $(READY)  ## | all benchmarks, at their usual sizes; tables here and in benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
 check: $(READY)  ## | format, lint, types, and the floors between the packages

@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.common import Options, Row, alternate
+from benchmarks.peers.work import EVALUATIONS
 
 TITLE = "env steps a second that recording every step costs a sweep"
 ROOT = Path(__file__).parent.parent
-EVALUATIONS = 8
 """The fewest that a sweep may have: what is measured is training."""
 GOALS = {1: 2.0, 2: 6.0}
 """Percent, by trials at a time."""

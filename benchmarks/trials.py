@@ -25,14 +25,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks.common import Options, Row, alternate
+from benchmarks.peers.work import EVALUATIONS
 
 TITLE = "what trials cost beside their training"
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = "planted_ppo"
 BATCH = 40_960
 """Env steps of a batch: about a second of sampling and learning on one core."""
-EVALUATIONS = 8
-"""The fewest that a spec may ask for."""
 VALIDATION_BARS = 1_000
 NOBODY = "http://127.0.0.1:9"
 """A tracking server that is not there: what a sweep is without MLflow."""

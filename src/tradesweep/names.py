@@ -24,6 +24,10 @@ SCORE_FLOOR = -10.0
 """The score of a policy that ruined its account, and of a trial that failed."""
 
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+"""Of every log of ours; Ray gives it to the handlers that it finds, which are ours."""
+
+
 class Metric(StrEnum):
     """Every metric name that reaches a result, the store or MLflow."""
 

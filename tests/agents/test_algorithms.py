@@ -325,6 +325,17 @@ def test_recorded_episodes_name_the_rllib_episodes_that_were_sampled(make_settin
     assert len({row["name"] for row in rows}) == len(rows)
 
 
+def test_rows_that_were_handed_over_are_on_their_way(make_setting: Make, recording: Any) -> None:
+    setting = make_setting("ppo")
+    runner = VectorEnvRunner(config=setting.config(recording=recording.open(41)))
+    runner.sample_fragment(timesteps=64, env_steps=0)
+    assert runner.producer.counts.rows_sent == 0, "so few wait for more"
+    runner.hand_over()
+    assert runner.producer.counts.rows_sent > 64
+    runner.flush()
+    assert runner.producer.counts.rows_acknowledged == runner.producer.counts.rows_sent
+
+
 def test_evaluation_runners_record_nothing(make_setting: Make, recording: Any) -> None:
     setting = make_setting("ppo", **SMALL)
     context = setting.context(recording=recording.open(11))
@@ -378,7 +389,7 @@ def test_a_restarted_runner_is_as_a_new_one_and_keeps_nothing_until_it_is_lost(
 
     def census(runner: Any) -> Counter[str]:
         gc.collect()
-        kinds = ("VectorEnvRunner", "RemoteRunner", "Producer", "TradingVectorEnv", "Tape", "DefaultPPOTorchRLModule")
+        kinds = ("VectorEnvRunner", "RemoteRunner", "Producer", "TradingVectorEnv", "Tape", "ColumnarPPOModule")
         return Counter(type(one).__name__ for one in gc.get_objects() if type(one).__name__ in kinds)
 
     setting, context = begin(1, 20)
@@ -391,7 +402,7 @@ def test_a_restarted_runner_is_as_a_new_one_and_keeps_nothing_until_it_is_lost(
         sampled = sample(handles[0])
         assert (sampled == first) == (seed == 1)
     assert ray.get(handles[0].apply.remote(census)) == alive
-    assert alive["Producer"] == alive["TradingVectorEnv"] == 1
+    assert alive["Producer"] == alive["TradingVectorEnv"] == alive["ColumnarPPOModule"] == 1
     pid = ray.get(handles[0].apply.remote(lambda runner: os.getpid()))
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RayActorError):

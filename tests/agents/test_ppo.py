@@ -25,6 +25,7 @@ from tradesweep.agents.learner import CLIPPERS
 from tradesweep.agents.ppo import ColumnarPPOLearner
 from tradesweep.agents.runner import VectorEnvRunner
 from tradesweep.errors import TrialDiverged
+from tradesweep.names import Draw
 
 Make = Callable[..., Any]
 
@@ -246,6 +247,21 @@ def test_each_epoch_sees_every_row_once_in_minibatches_of_one_size(
 def test_without_a_size_an_epoch_is_one_batch_in_order() -> None:
     found = list(minibatches(5, size=None, epochs=2, shuffle=True, generator=np.random.default_rng(7)))
     assert [rows.tolist() for rows in found] == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("size", [32, None])
+def test_minibatches_that_are_gathered_together_hold_the_rows_that_were_picked(
+    make_setting: Make, size: int | None
+) -> None:
+    learner = build_learner(ColumnarPPOLearner, make_setting, minibatch_size=size, num_epochs=8)
+    rollout = random_rollout(learner, count=80)
+    generator = np.random.default_rng([learner.config.seed or 0, Draw.MINIBATCHES])
+    picked = list(minibatches(80, size=size, epochs=8, shuffle=True, generator=generator))
+    found = list(learner._minibatches(rollout))
+    assert len(found) == len(picked) == (20 if size else 8)
+    for batch, rows in zip(found, picked, strict=True):
+        assert batch.keys() == rollout.keys()
+        assert all(torch.equal(batch[name], column[rows]) for name, column in rollout.items())
 
 
 def test_schedules_and_the_kl_coefficient_follow_the_training(make_setting: Make) -> None:

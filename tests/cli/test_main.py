@@ -139,6 +139,16 @@ def test_wrong_words_exit_2(command: Any, words: tuple[str, ...], message: str) 
     assert command(*words, "--json").json["error"]["exit_code"] == 2
 
 
+def test_an_error_never_carries_what_a_terminal_obeys(monkeypatch: pytest.MonkeyPatch, command: Any, home: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise SpecError("a.csv:7 time must be a day, was \x1b]0;owned\x07 \u202ecba\nwrite it as 2020-01-31, 中")
+
+    monkeypatch.setattr("tradesweep.spec.list_experiments", fail)
+    said = command("experiments")
+    assert said.code == 2
+    assert said.err == "a.csv:7 time must be a day, was \\x1b]0;owned\\x07 \\u202ecba\nwrite it as 2020-01-31, 中\n"
+
+
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, command: Any, home: Any) -> None:
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt

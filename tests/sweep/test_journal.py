@@ -110,3 +110,14 @@ def test_a_journal_that_cannot_be_written_is_named_once_and_stops_nothing(load, 
         f"{journal} is not written any more"
     ]
     assert PointSearch(load(sweep=SWEEP), journal=journal / "gone" / "optuna.journal").ask(0) is not None
+
+
+def test_lines_that_are_in_the_file_are_not_kept_in_memory(load, journal: Path) -> None:
+    search = PointSearch(load(sweep=SWEEP), journal=journal)
+    for number in range(30):
+        search.ask(number)
+        search.report(number, 1, float(number))
+        search.tell_finished(number, float(number))
+    kept = search._journal._storage._backend._logs  # type: ignore[union-attr]
+    assert len(kept) <= 2
+    assert len(read(journal)) == 30

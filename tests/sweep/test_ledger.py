@@ -10,7 +10,8 @@ import pytest
 from tradesweep.names import SCORE_FLOOR, SweepEnd, SweepStatus, TrialPhase, TrialStatus
 from tradesweep.recording import LocalRecorder
 from tradesweep.sweep.agenda import is_complete
-from tradesweep.sweep.ledger import Ledger, trial_seed
+from tradesweep.sweep.ledger import Ledger
+from tradesweep.trial import derive_seed
 
 HALVING = "pruner={kind: successive_halving, min_evaluations: 1, reduction_factor: 2}"
 
@@ -241,10 +242,10 @@ def test_a_later_run_completes_the_points_that_were_begun_and_tells_each_once(ma
 
 def test_every_seed_is_one_that_numpy_and_torch_accept_and_the_first_is_that_of_its_number() -> None:
     drawn = [(sweep, point, seed) for sweep in (0, 1, 2**31 - 1) for point in (0, 99_999) for seed in (0, 1, 7)]
-    seeds = {trial_seed(*numbers) for numbers in drawn}
+    seeds = {derive_seed(*numbers) for numbers in drawn}
     assert len(seeds) == len(drawn)
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert trial_seed(5, 3) == trial_seed(5, 3, 0) == 363584473
+    assert derive_seed(5, 3) == derive_seed(5, 3, 0) == 363584473
 
 
 # --- confirmations --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Dense layers forward and backward, without a graph and with NumPy's tanh.
 
 A minibatch of a small network costs a CPU less in its sums than in what surrounds them: every node of torch's graph,
-and torch's tanh, which takes ten times as long as NumPy's. Who knows the derivative of each layer needs no graph.
+and torch's tanh, which takes many times as long as NumPy's. Who knows the derivative of each layer needs no graph.
 
 Legend: B rows, D width before a layer, H width after it.
 """

@@ -66,8 +66,13 @@ def tell(message: str, kind: str, code: int, words: Sequence[str]) -> int:
     if "--json" in words:
         typer.echo(json.dumps({"error": {"type": kind, "message": message, "exit_code": code}}))
     else:
-        typer.secho(message, err=True, fg="red")
+        typer.secho(printable(message), err=True, fg="red")
     return code
+
+
+def printable(text: str) -> str:
+    """What a file or a library said may hold characters that a terminal obeys; they are written out."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def describe_locale(error: UnicodeEncodeError) -> str:

@@ -117,7 +117,7 @@ class TrialCloser(Callback):
         except Exception as error:  # raising here would end every other trial; the driver looks at it after the run
             logger.exception("trial %s could not be closed", trial.trial_id)
             self.error = self.error or error
-        # Tune keeps statistics of every number of every trial to its end: 20 kB each, which nobody reads.
+        # Tune keeps statistics of every number of every trial to its end, and nobody reads them.
         trial.run_metadata.metric_analysis.clear()
         trial.run_metadata.metric_n_steps.clear()
 

@@ -17,6 +17,7 @@ import psutil
 import ray
 
 from tradesweep.home import DB_URL
+from tradesweep.names import LOG_FORMAT
 from tradesweep.sweep.leftovers import Session, find_leftovers, processes_of, remove_leftover
 from tradesweep.sweep.signals import leave
 
@@ -43,8 +44,6 @@ THREADS = "OMP_NUM_THREADS"
 
 RAY_LOGGERS = ("ray", "ray.data", "ray.rllib")
 """Those that write to the terminal by themselves."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-"""Ray gives it to the handlers that it finds, which are ours."""
 SERVERS = ("gcs_server", "raylet")
 
 TOKEN = secrets.token_hex(32)

@@ -50,16 +50,21 @@ def be_driver(home: Home, sweep_id: str, experiment: str | None) -> Iterator[Non
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = hold(path, sweep_id, experiment)
     except OSError as error:
-        raise BadInput(
-            f"{home.path}: results must have a folder that can be written, cannot ({error.strerror}); set"
-            " TRADESWEEP_HOME to another one"
-        ) from error
+        raise unwritable(home, error) from error
     if descriptor is None:
         raise StoreLocked(describe_busy(home, find_driver(home, sweep_id)))
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def unwritable(home: Home, error: OSError) -> BadInput:
+    """What to raise where results cannot be kept."""
+    return BadInput(
+        f"{home.path}: results must have a folder that can be written, cannot ({error.strerror}); set"
+        " TRADESWEEP_HOME to another one"
+    )
 
 
 def describe_busy(home: Home, driver: Driver | None) -> str:

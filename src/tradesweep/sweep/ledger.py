@@ -13,8 +13,6 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from tradesweep.names import BAD_ENDS, Metric, SweepEnd, TrialPhase, TrialStatus
 from tradesweep.recording import RecorderClient
 from tradesweep.spec import SweepSpec
@@ -23,7 +21,7 @@ from tradesweep.sweep.history import History, UnfinishedTrial
 from tradesweep.sweep.limits import STOPS_ALL
 from tradesweep.sweep.points import point_hash
 from tradesweep.sweep.search import PointSearch
-from tradesweep.trial import Assignment
+from tradesweep.trial import Assignment, ResumePoint, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -150,12 +148,11 @@ class Ledger:
 
     def _open(self, tune_id: str, new: NewSeed) -> Assignment:
         trial_no, self._next_trial_no = self._next_trial_no, self._next_trial_no + 1
-        seed = trial_seed(self._spec.seed, new.point_no, new.seed_no)
-        params = {**self._spec.fixed, **new.point}
+        seed = derive_seed(self._spec.seed, new.point_no, new.seed_no)
         trial_id = self._recorder.open_trial(
             self._history.sweep_id,
             trial_no,
-            params,
+            {**self._spec.fixed, **new.point},
             new.point,
             seed,
             point_hash(new.point),
@@ -163,32 +160,42 @@ class Ledger:
             seed_no=new.seed_no,
             phase=new.phase,
         )
+        return self._begin(
+            tune_id, new, trial_id=trial_id, trial_no=trial_no, seed=seed, retries=self._spec.budget.max_retries
+        )
+
+    def _resume(self, tune_id: str, trial: UnfinishedTrial) -> Assignment:
+        return self._begin(
+            tune_id,
+            trial,
+            trial_id=trial.trial_id,
+            trial_no=trial.trial_no,
+            seed=trial.seed,
+            retries=trial.retries,
+            resume=trial.resume,
+        )
+
+    def _begin(
+        self,
+        tune_id: str,
+        place: NewSeed | UnfinishedTrial,
+        *,
+        trial_id: int,
+        trial_no: int,
+        seed: int,
+        retries: int,
+        resume: ResumePoint | None = None,
+    ) -> Assignment:
         self.running[tune_id] = RunningTrial(
             trial_id=trial_id,
             trial_no=trial_no,
-            point_no=new.point_no,
-            seed_no=new.seed_no,
-            phase=new.phase,
-            retries=self._spec.budget.max_retries,
+            point_no=place.point_no,
+            seed_no=place.seed_no,
+            phase=place.phase,
+            retries=retries,
         )
-        return Assignment(trial_id=trial_id, trial_no=trial_no, params=params, seed=seed)
-
-    def _resume(self, tune_id: str, trial: UnfinishedTrial) -> Assignment:
-        self.running[tune_id] = RunningTrial(
-            trial_id=trial.trial_id,
-            trial_no=trial.trial_no,
-            point_no=trial.point_no,
-            seed_no=trial.seed_no,
-            phase=trial.phase,
-            retries=trial.retries,
-        )
-        return Assignment(
-            trial_id=trial.trial_id,
-            trial_no=trial.trial_no,
-            params={**self._spec.fixed, **trial.point},
-            seed=trial.seed,
-            resume=trial.resume,
-        )
+        params = {**self._spec.fixed, **place.point}
+        return Assignment(trial_id=trial_id, trial_no=trial_no, params=params, seed=seed, resume=resume)
 
     # --- taking in ---------------------------------------------------------------------------------------------
 
@@ -261,11 +268,3 @@ class Ledger:
             self._search.tell_failed(point.point_no)
         else:
             self._search.tell_finished(point.point_no, point.value(self._spec.aggregate))
-
-
-def trial_seed(sweep_seed: int, point_no: int, seed_no: int = 0) -> int:
-    """The seed of a trial, below 2**31: the same point under another number is another draw.
-
-    NumPy's legacy generator, which RLlib seeds, refuses 2**32 and above; lanes and runners add to the seed.
-    """
-    return int(np.random.SeedSequence([sweep_seed, point_no, seed_no]).generate_state(1)[0]) >> 1

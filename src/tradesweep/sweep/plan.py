@@ -111,8 +111,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     validation = market.splits["validation"]
     bars = validation.stop - validation.start - 1
     rows = count_rows(spec, trials, bars)
-    checkpoint_bytes = BYTES_PER_CHECKPOINT + (replay_bytes if keeps_replay(spec) else 0)
-    disk_bytes = rows * BYTES_PER_STEP + trials * (spec.recording.keep_best + NEWEST_KEPT) * checkpoint_bytes
+    disk_bytes = estimate_disk(spec, rows, trials, replay_bytes)
     check_disk(spec, disk_bytes)
     cost = (config.costs.fee_bps + config.costs.slippage_bps) / 1e4
     return Plan(
@@ -162,6 +161,12 @@ def describe_limits(spec: SweepSpec) -> list[str]:
     if budget.patience_trials is not None:
         limits.append(f"{budget.patience_trials} trials without a better best, after {budget.min_trials}")
     return limits
+
+
+def estimate_disk(spec: SweepSpec, rows: int, trials: int, replay_bytes: int) -> int:
+    """Bytes of the database and of the checkpoints that stay."""
+    checkpoint_bytes = BYTES_PER_CHECKPOINT + (replay_bytes if keeps_replay(spec) else 0)
+    return rows * BYTES_PER_STEP + trials * (spec.recording.keep_best + NEWEST_KEPT) * checkpoint_bytes
 
 
 def check_disk(spec: SweepSpec, disk_bytes: int) -> None:

@@ -18,9 +18,9 @@ import ray
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from tradesweep.errors import BadInput, StoreError, TradesweepError
+from tradesweep.errors import StoreError, TradesweepError
 from tradesweep.home import Home
-from tradesweep.names import BAD_ENDS, SweepEnd, SweepStatus
+from tradesweep.names import BAD_ENDS, LOG_FORMAT, SweepEnd, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
 from tradesweep.selection import choose_best_trial, register_candidate
@@ -28,6 +28,7 @@ from tradesweep.store import NewSweep, find_database, open_store
 from tradesweep.sweep.bridge import PruningScheduler, SearcherBridge, TrialCloser
 from tradesweep.sweep.cluster import ray_session
 from tradesweep.sweep.disk import check_room, watch_room
+from tradesweep.sweep.driver import unwritable
 from tradesweep.sweep.history import History
 from tradesweep.sweep.ledger import Ledger
 from tradesweep.sweep.outcome import Outcome, count_outcome
@@ -85,17 +86,14 @@ def prepare_folders(plan: Plan, home: Home) -> None:
     try:
         home.logs(plan.sweep_id).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(
-            f"{home.path}: results must have a folder that can be written, cannot ({error.strerror}); set"
-            " TRADESWEEP_HOME to another one"
-        ) from error
+        raise unwritable(home, error) from error
     (home.sweep(plan.sweep_id) / "spec.json").write_text(plan.spec.to_json(), encoding="utf-8")
 
 
 @contextmanager
 def _driver_log(folder: Path) -> Iterator[None]:
     handler = logging.FileHandler(folder / "driver.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
     root = logging.getLogger("tradesweep")
     root.addHandler(handler)
     try:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import ray
 
 from tradesweep.home import Home
@@ -89,3 +90,11 @@ class Assignment:
             seed=config["seed"],
             resume=ResumePoint.from_config(resume) if resume else None,
         )
+
+
+def derive_seed(*numbers: int) -> int:
+    """A seed below 2**31 for what these numbers name: other numbers, another seed; zeros at their end add nothing.
+
+    NumPy's legacy generator, which RLlib seeds, refuses 2**32 and above; lanes and runners add to the seed.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1

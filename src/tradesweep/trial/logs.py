@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from tradesweep.names import LOG_FORMAT
+
 
 class TrialLog:
     """Sends this process's `tradesweep` log to the file of the current trial; trials of a process come in turn."""
@@ -17,7 +19,7 @@ class TrialLog:
         self.end()
         folder.mkdir(parents=True, exist_ok=True)
         self._handler = logging.FileHandler(folder / f"trial-{trial_no:04d}.log", encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        self._handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger = logging.getLogger("tradesweep")
         logger.setLevel(logging.INFO)
         logger.addHandler(self._handler)

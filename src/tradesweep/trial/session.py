@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import RayActorError
@@ -33,7 +32,7 @@ from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, TrialSta
 from tradesweep.policy import Evaluation, Evaluator, PlainPolicy, Run, build_policy_spec
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
 from tradesweep.spec import SweepSpec
-from tradesweep.trial.assignment import Assignment, ResumePoint, SweepContext
+from tradesweep.trial.assignment import Assignment, ResumePoint, SweepContext, derive_seed
 from tradesweep.trial.checkpoints import TrialState, find_intact, publish, restore, retain
 from tradesweep.trial.guards import ProgressGuard, check_evaluation, check_weights, digest_weights
 from tradesweep.trial.metrics import evaluation_metrics, evaluation_runs, learner_metrics, rollout_metrics
@@ -123,7 +122,7 @@ class TrialSession:
         """A resumed attempt draws anew."""
         if self.resume is None:
             return self.assignment.seed
-        return _draw_seed(self.assignment.seed, self.resume.iteration)
+        return derive_seed(self.assignment.seed, self.resume.iteration)
 
     def runner_context(self) -> RunnerContext:
         """What this attempt tells its runners."""
@@ -186,7 +185,7 @@ class TrialSession:
     def _replace_lost(self) -> None:
         """New processes in the place of those that are gone; all of them get the weights and the step count."""
         assert self._runners is not None
-        agent = replace(self.agent, seed=_draw_seed(self.agent.seed, self._losses))
+        agent = replace(self.agent, seed=derive_seed(self.agent.seed, self._losses))
         self._replaced.update(self._runners.replace_lost(agent, self.runner_context()))
         self.algorithm.attach_runners(self._runners.handles)
         self._count_dropped()
@@ -218,10 +217,11 @@ class TrialSession:
         trained = self._train()
         self.state.iteration += 1
         self.state.elapsed_s = time.monotonic() - self._clock
-        self._check_progress(trained)
+        layers, weights = plain_layers(self.spec.algorithm, self.algorithm.get_module(DEFAULT_MODULE_ID))
+        self._check_progress(trained, weights)
         self._hand_over_rows()
         started = time.monotonic()
-        policy = self.plain_policy()
+        policy = self._plain_policy(layers, weights)
         evaluations = self._evaluate(policy)
         evaluation = evaluations[Metric.VALIDATION_SHARPE]
         check_evaluation(evaluation)
@@ -264,22 +264,16 @@ class TrialSession:
             raise TrialDiverged("learner: weights must be finite, were not; lower lr or set grad_clip") from error
         return results
 
-    def plain_policy(self) -> PlainPolicy:
+    def _plain_policy(self, layers: Mapping[str, Any], weights: Mapping[str, Any]) -> PlainPolicy:
         """The policy as it stands: plain weights in float64, greedy."""
-        layers, weights = plain_layers(self.spec.algorithm, self._module)
         policy_spec = build_policy_spec(self.spec, self.market, self.env_config, layers=layers)
         return PlainPolicy.from_arrays(policy_spec, weights)
 
-    @property
-    def _module(self) -> Any:
-        return self.algorithm.get_module(DEFAULT_MODULE_ID)
-
-    def _check_progress(self, trained: Mapping[Metric, float | None]) -> None:
+    def _check_progress(self, trained: Mapping[Metric, float | None], weights: Mapping[str, Any]) -> None:
         """Raise where weights ran away, and where nothing moves any more.
 
         Updates are due once the warm-up is over, other weights where there were updates with an lr above 0.
         """
-        _, weights = plain_layers(self.spec.algorithm, self._module)
         check_weights(weights)
         due: dict[str, Hashable] = {"env steps": self.state.env_steps}
         if self.algorithm.env_steps_sampled - self._sampled_before > self._warm_up_steps:
@@ -454,8 +448,3 @@ class TrialSession:
         """Let go of the learner and the lanes; remote runners live on. What is open in the store is closed there."""
         self.algorithm.detach_runners()
         self.algorithm.cleanup()
-
-
-def _draw_seed(seed: int, number: int) -> int:
-    """Another seed below 2**31, for what begins anew within a trial: with the old one it would repeat itself."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
