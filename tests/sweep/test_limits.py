@@ -11,7 +11,7 @@ import pytest
 from tradesweep.names import SweepEnd
 from tradesweep.spec import BudgetSpec
 from tradesweep.sweep.limits import WORDS, find_limit, is_in_force
-from tradesweep.sweep.run import SweepStopper
+from tradesweep.sweep.tuning import SweepStopper
 from tradesweep.sweep.signals import Interruption
 
 

@@ -2,7 +2,7 @@
 
 from tradesweep.recording.client import PendingReply, RecorderClient
 from tradesweep.recording.producer import Producer, ProducerCounts
-from tradesweep.recording.recorder import NAMESPACE, RemoteRecorder, connect_recorder, create_recorder
+from tradesweep.recording.recorder import LIGHT, NAMESPACE, RemoteRecorder, connect_recorder, create_recorder
 from tradesweep.recording.service import LocalRecorder
 from tradesweep.recording.stats import RecorderStats
 from tradesweep.recording.wire import (
@@ -16,6 +16,7 @@ from tradesweep.recording.wire import (
 )
 
 __all__ = [
+    "LIGHT",
     "MAX_BATCH_ROWS",
     "NAMESPACE",
     "Columns",

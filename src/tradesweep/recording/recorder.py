@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 NAMESPACE = "tradesweep"
 """The Ray namespace in which recorders are found by name, whatever the driver's own namespace is."""
 
+LIGHT = "TRADESWEEP_LIGHT_PROCESS"
+"""Set in processes that train nothing, for `sweep.warm`: what trials import is more than a recorder's own memory."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
@@ -222,6 +225,7 @@ _ACTOR_OPTIONS: dict[str, Any] = {
     "max_restarts": -1,
     "max_task_retries": 0,
     "concurrency_groups": {"write": 1, "control": 1},
+    "runtime_env": {"env_vars": {LIGHT: "1"}},
 }
 
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_preload_python_modules": "tradesweep.sweep.warm",
 }
 """Set before Ray starts and inherited by every process: no telemetry, and nothing logged twice."""
 
@@ -45,6 +47,8 @@ THREADS = "OMP_NUM_THREADS"
 RAY_LOGGERS = ("ray", "ray.data", "ray.rllib")
 """Those that write to the terminal by themselves."""
 SERVERS = ("gcs_server", "raylet")
+NOT_STARTED = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Servers of a Ray node that a sweep has no use for: the dashboard's head, the autoscaler, who copies logs."""
 
 TOKEN = secrets.token_hex(32)
 """By which Ray's processes know each other: one for all sessions of this process, since Ray remembers it."""
@@ -63,11 +67,10 @@ def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
     ones. Every process computes in one thread, or in as many as OMP_NUM_THREADS says. What Ray has to say goes to this
     process's log, and when one of Ray's own servers ends, this process does.
     """
-    _prepare_environment()
+    prepare_environment()
     for left in find_leftovers():
         remove_leftover(left)
-    address = os.environ.get("RAY_ADDRESS")
-    session = None if address else Session()
+    session = None if joins_cluster() else Session()
     with ExitStack() as stack:
         if session is not None:
             stack.callback(session.remove)
@@ -75,10 +78,15 @@ def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
         stack.enter_context(keep_quiet())
         stack.callback(ray.shutdown)
         with keep_handlers():
-            _start(address, session.folder if session else None, cpus, gpus)
+            _start(session.folder if session else None, cpus, gpus)
         if session is not None:
             stack.enter_context(watch_servers(session.folder))
         yield
+
+
+def joins_cluster() -> bool:
+    """Does RAY_ADDRESS name a Ray that runs already."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 @contextmanager
@@ -112,6 +120,27 @@ def keep_quiet() -> Iterator[None]:
 def _log_lines(data: dict[str, Any], *_: Any, **__: Any) -> None:
     for line in data["lines"]:
         logger.warning("Ray says: %s", line)
+
+
+@contextmanager
+def few_servers() -> Iterator[None]:
+    """Start only what a sweep needs: the others take two seconds to start and one to end, and 150 MB."""
+    with ExitStack() as stack:
+        for name in NOT_STARTED:
+            stack.enter_context(replaced(ray._private.node.Node, name, lambda *_, **__: None))
+        yield
+
+
+@contextmanager
+def apart_from_terminals() -> Iterator[None]:
+    """Start Ray's servers in a process group of their own.
+
+    A signal to the group of the command (a terminal's, a supervisor's, `timeout`'s) is the driver's to handle: Ray's
+    servers would end by it at once, and the sweep with them. Ray ends them with the driver all the same.
+    """
+    start = partial(ray._private.services.ConsolePopen, process_group=0)
+    with replaced(ray._private.services, "ConsolePopen", start):
+        yield
 
 
 @contextmanager
@@ -161,7 +190,8 @@ def _watch(servers: Sequence[psutil.Process], ended: int) -> None:
         os.close(descriptor)
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
+    """What Ray and Tune read from the environment, set before they do; what they must not read, gone."""
     for name, value in (RAY_SETTINGS | {THREADS: "1"}).items():
         os.environ.setdefault(name, value)
     for name in SECRETS:
@@ -179,21 +209,22 @@ def _keep_token(folder: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-def _start(address: str | None, folder: Path | None, cpus: int, gpus: float) -> None:
+def _start(folder: Path | None, cpus: int, gpus: float) -> None:
     logs = {"log_to_driver": False, "logging_level": logging.WARNING, "logging_format": LOG_FORMAT}
     quiet = logs | {"namespace": NAMESPACE}
-    if address:
+    if folder is None:
         # Its workers are children of the cluster's processes: this environment does not reach them by itself.
-        ray.init(address=address, runtime_env={"env_vars": {THREADS: os.environ[THREADS]}}, **quiet)
+        ray.init(address=os.environ["RAY_ADDRESS"], runtime_env={"env_vars": {THREADS: os.environ[THREADS]}}, **quiet)
         return
-    ray.init(
-        num_cpus=cpus,
-        num_gpus=gpus or None,
-        include_dashboard=False,
-        object_store_memory=min(OBJECT_STORE_BYTES, psutil.virtual_memory().available // 4),
-        _temp_dir=str(folder),
-        **quiet,
-    )
+    with few_servers(), apart_from_terminals():
+        ray.init(
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+            include_dashboard=False,
+            object_store_memory=min(OBJECT_STORE_BYTES, psutil.virtual_memory().available // 4),
+            _temp_dir=str(folder),
+            **quiet,
+        )
     token = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):
         token.chmod(0o600)

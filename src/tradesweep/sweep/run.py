@@ -11,33 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import ray
-from ray import tune
-from ray.tune.stopper import Stopper
+from types import ModuleType
 
 from tradesweep.errors import StoreError, TradesweepError
 from tradesweep.home import Home
 from tradesweep.names import BAD_ENDS, LOG_FORMAT, SweepEnd, SweepStatus
 from tradesweep.policy import evaluate_constant
-from tradesweep.recording import RecorderClient, connect_recorder, create_recorder
+from tradesweep.recording import RecorderClient, RemoteRecorder, connect_recorder, create_recorder
 from tradesweep.selection import choose_best_trial, register_candidate
 from tradesweep.store import NewSweep, find_database, open_store
-from tradesweep.sweep.bridge import PruningScheduler, SearcherBridge, TrialCloser
-from tradesweep.sweep.cluster import ray_session
+from tradesweep.sweep.cluster import prepare_environment, ray_session
 from tradesweep.sweep.disk import check_room, watch_room
 from tradesweep.sweep.driver import unwritable
-from tradesweep.sweep.history import History
-from tradesweep.sweep.ledger import Ledger
 from tradesweep.sweep.outcome import Outcome, count_outcome
 from tradesweep.sweep.plan import Plan
 from tradesweep.sweep.provenance import git_revision, library_versions
-from tradesweep.sweep.search import PointSearch
 from tradesweep.sweep.signals import Interruption, catch_signals
-from tradesweep.tracking import ProjectorThread, prepare_backend
-from tradesweep.trial import SweepContext, TrialTrainable
+from tradesweep.tracking import ProjectorThread, find_tracking_uri, prepare_backend
 
 DRAIN_S = 60.0
 """How long the end of a sweep waits for the recorder, and for MLflow."""
@@ -49,35 +42,41 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
     """Run what is left of the sweep of `plan`. Blocks; SIGINT and SIGTERM drain.
 
     Raises StoreLocked when another process runs a sweep on this database, SpecError when that is larger than
-    `recording.max_gb` already, and StoreError when it cannot be written, or, after an orderly stop, when room ran out.
+    `recording.max_gb` already, BadInput when MLFLOW_TRACKING_URI cannot be one, and StoreError when the database cannot
+    be written, or, after an orderly stop, when room ran out.
     """
     database = find_database(home.database)
     check_room(database, plan.spec)
+    find_tracking_uri(home.mlflow_database)
     prepare_folders(plan, home)
     interruption = Interruption()
     with ExitStack() as stack:
         stack.enter_context(catch_signals(interruption))
         stack.enter_context(_driver_log(home.logs(plan.sweep_id)))
-        # MLflow takes seconds to import and to make its tables, and Ray to start: both at once.
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-        tracking_uri = beside.submit(prepare_backend, home.mlflow_database, home.artifacts)
+        tuning = beside.submit(import_tuning)
         resources = plan.resources
         gpus = resources.gpus_per_trial * resources.concurrent_trials
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
         recorder = stack.enter_context(_recorder(plan, home))
-        mlflow = tracking_uri.result()
         open_sweep(plan, recorder, root)
-        projector = stack.enter_context(_projector(plan, home, recorder, mlflow))
+        projector = stack.enter_context(_projector(plan, home, recorder))
         if on_started is not None:
             on_started(plan.sweep_id)
         with watch_room(database, plan.spec, interruption):
-            left, reason = run_trials(plan, home, recorder, interruption)
+            left, reason = tuning.result().run_trials(plan, home, recorder, interruption)
         status = close_sweep(plan, home, recorder, reason, unfinished=left > 0 or interruption.is_requested)
         if projector.stop(DRAIN_S, hurry=lambda: interruption.signal is not None):
             register_winner(plan, home)
     if interruption.reason is not None and interruption.signal is None:
         raise StoreError(interruption.reason)
     return count_outcome(plan, home, status, signal_code=interruption.exit_code)
+
+
+def import_tuning() -> ModuleType:
+    """Tune takes a second to import, as Ray does to start: beside each other."""
+    prepare_environment()
+    return import_module("tradesweep.sweep.tuning")
 
 
 def prepare_folders(plan: Plan, home: Home) -> None:
@@ -109,7 +108,7 @@ def name_recorder(home: Home, sweep_id: str) -> str:
 
 
 @contextmanager
-def _recorder(plan: Plan, home: Home) -> Iterator[RecorderClient]:
+def _recorder(plan: Plan, home: Home) -> Iterator[RemoteRecorder]:
     """The one writer, created by the driver: a trial's placement group would capture it."""
     name = name_recorder(home, plan.sweep_id)
     create_recorder(home.database, name=name)
@@ -121,13 +120,14 @@ def _recorder(plan: Plan, home: Home) -> Iterator[RecorderClient]:
 
 
 @contextmanager
-def _projector(plan: Plan, home: Home, recorder: RecorderClient, tracking_uri: str) -> Iterator[ProjectorThread]:
+def _projector(plan: Plan, home: Home, recorder: RecorderClient) -> Iterator[ProjectorThread]:
     """The only writer of MLflow, or where sweeps share a database, the only one of this sweep's runs."""
     store = open_store(home.database)
     thread = ProjectorThread(
         store,
         acknowledge=recorder.mark_outbox,
-        tracking_uri=tracking_uri,
+        tracking_uri=find_tracking_uri(home.mlflow_database),
+        prepare=partial(prepare_backend, home.mlflow_database, home.artifacts),
         home=home,
         note_run=recorder.note_mlflow_run,
         sweep_id=plan.sweep_id if store.database.many_writers else None,
@@ -164,94 +164,6 @@ def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
             env_steps_per_trial=plan.extended_env_steps,
         )
     )
-
-
-class SweepStopper(Stopper):
-    """Stops all trials when the sweep was asked to stop, or has spent the wall time of this run."""
-
-    def __init__(self, interruption: Interruption, wall_time_s: float | None) -> None:
-        self._interruption = interruption
-        self._deadline = float("inf") if wall_time_s is None else time.monotonic() + wall_time_s
-        self.out_of_time = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped here."""
-        del trial_id, result
-        return False
-
-    def stop_all(self) -> bool:
-        """Asked once per event of Tune's loop."""
-        self.out_of_time = self.out_of_time or time.monotonic() > self._deadline
-        return self.out_of_time or self._interruption.is_requested
-
-
-def run_trials(
-    plan: Plan, home: Home, recorder: RecorderClient, interruption: Interruption
-) -> tuple[int, SweepEnd | None]:
-    """Hand the trials to Tune and come back when all have ended, or something stopped them.
-
-    How many trials are left to do, and which limit of the spec stands against them.
-    """
-    history = History(open_store(home.database), home, plan.sweep_id, plan.spec)
-    search = PointSearch(plan.spec, history.read_past(), journal=home.sweep(plan.sweep_id) / "optuna.journal")
-    ledger = Ledger(plan.spec, history, points=plan.points, search=search, recorder=recorder)
-    stopper = SweepStopper(interruption, plan.spec.budget.wall_time_s)
-    if ledger.left > 0 and not interruption.is_requested:
-        closer = TrialCloser(ledger)
-        build_tuner(plan, home, ledger, closer, stopper).fit()
-        if closer.error is not None:
-            raise closer.error
-    ledger.end_all()
-    if stopper.out_of_time and (ledger.left or history.read_unfinished()) and not interruption.is_requested:
-        return 0, SweepEnd.WALL_TIME
-    return ledger.left, ledger.limit
-
-
-def build_tuner(plan: Plan, home: Home, ledger: Ledger, closer: TrialCloser, stopper: SweepStopper) -> tune.Tuner:
-    """Tune with our searcher, scheduler, callback and trainable; it keeps no checkpoint and retries nothing."""
-    context = SweepContext(
-        sweep_id=plan.sweep_id,
-        spec_json=plan.spec.to_json(),
-        home=home.path,
-        recorder=name_recorder(home, plan.sweep_id),
-        market=ray.put(plan.market),
-        concurrent_trials=min(plan.resources.concurrent_trials, ledger.at_once),
-        env_runners=plan.resources.env_runners,
-        lanes=plan.resources.lanes,
-        cpus_per_bundle=plan.resources.cpus_per_bundle,
-        gpus_per_trial=plan.resources.gpus_per_trial,
-        env_steps_per_trial=plan.env_steps_per_trial,
-    )
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, context=context),
-        tune.PlacementGroupFactory(plan.resources.bundles()),
-    )
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=SearcherBridge(ledger),
-            scheduler=PruningScheduler(ledger),
-            num_samples=ledger.most_starts,
-            max_concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
-            reuse_actors=True,
-            trial_name_creator=name_trial,
-            trial_dirname_creator=name_trial,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(home.sweep(plan.sweep_id)),
-            stop=stopper,
-            callbacks=[closer],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=0),
-            verbose=0,
-        ),
-    )
-
-
-def name_trial(trial: Any) -> str:
-    """Tune's folder for a trial; its default holds all params and may be longer than a file system allows."""
-    return f"trial_{trial.config['trial_no']:04d}_{trial.trial_id[:8]}"
 
 
 def close_sweep(

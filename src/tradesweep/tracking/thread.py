@@ -30,6 +30,7 @@ class ProjectorThread(threading.Thread):
 
     Whatever goes wrong stays here: it is logged, kept in `last_error`, and tried again after a pause that
     doubles up to half a minute. What is not projected in the end stays in the outbox for the next command.
+    `prepare` comes before the first pass: importing mlflow and making its tables takes seconds that nobody waits for.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ProjectorThread(threading.Thread):
         acknowledge: Callable[[Sequence[int]], None],
         tracking_uri: str,
         home: Home,
+        prepare: Callable[[], object] = lambda: None,
         note_run: NoteRun = note_nothing,
         sweep_id: str | None = None,
         poll_s: float = 1.0,
@@ -53,6 +55,7 @@ class ProjectorThread(threading.Thread):
             sweep_id=sweep_id,
         )
         self._store, self._sweep_id, self._uri, self._poll_s = store, sweep_id, tracking_uri, poll_s
+        self._prepare: Callable[[], object] | None = prepare
         self._stop_asked = threading.Event()
         self._deadline = float("inf")
         self.last_error: str | None = None
@@ -98,6 +101,9 @@ class ProjectorThread(threading.Thread):
     def _pass(self) -> int:
         """Project some rows; how many, 0 when there was nothing to do or it failed."""
         try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
             dealt_with = self._projector.project()
         except Exception as error:  # a projection must never end a sweep, whatever mlflow raises
             said = hide_secrets(f"{type(error).__name__}: {error}", self._uri)

@@ -2,6 +2,8 @@
 
 Whatever goes wrong inside a trial ends as a result with its status, never as an exception: Tune would throw the warm
 process away and, on a missing metric, the whole sweep. Only a lost process surfaces as a Tune error.
+
+The driver imports this to name it to Tune, and trains nothing: RLlib and torch are imported where trials run.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import logging
 import os
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -21,9 +23,10 @@ from tradesweep.names import Metric, TrialStatus
 from tradesweep.recording import connect_recorder
 from tradesweep.trial.assignment import Assignment, SweepContext
 from tradesweep.trial.logs import TrialLog
-from tradesweep.trial.runners import RunnerPool
-from tradesweep.trial.session import IterationResult, TrialSession
 from tradesweep.trial.stopping import SCORE_FLOOR
+
+if TYPE_CHECKING:
+    from tradesweep.trial.session import IterationResult, TrialSession
 
 BARRIER_S = 30.0
 """How long the first trial of a process waits for the other slots."""
@@ -36,6 +39,8 @@ class TrialTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], context: SweepContext | None = None) -> None:
         """Called once per process by Tune."""
+        from tradesweep.trial.runners import RunnerPool
+
         assert context is not None
         self.context = context
         self.market = ray.get(context.market)
@@ -66,6 +71,8 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        from tradesweep.trial.session import TrialSession
+
         self._end_session()
         self._assignment = Assignment.from_config(config)
         self._log.begin(self.context.folders.logs(self.context.sweep_id), self._assignment.trial_no)
