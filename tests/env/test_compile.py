@@ -116,11 +116,11 @@ def test_what_only_the_runtime_knows_is_refused_with_its_place(load, override, m
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("market.params.bars=1e9", r"experiments.yaml:\d+ synthetic market planted bars must be"),
+        ("market.params.bars=1e9", r"--set market.params.bars=1e9 market.params.bars must be a whole number"),
         ("market.timezone=Mars/Olympus", r"--set market.timezone=Mars/Olympus market.timezone must be an IANA name"),
         ("market.max_gap=soon", r"--set market.max_gap=soon market.max_gap must be a number with s, m, h or d"),
         ("features=[rsi: {period: 0}]", r"--set features=.* features.rsi.period must be a whole number"),
-        ("splits.train=100000", r"experiments.yaml:\d+ splits must not need more bars"),
+        ("splits.train=100000", r"--set splits.train=100000 splits must not need more bars"),
         ("plugins=[nowhere.py]", r"--set plugins=.* plugin .*nowhere.py must be a python file"),
     ],
 )

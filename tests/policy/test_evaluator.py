@@ -25,6 +25,7 @@ from tradesweep.policy import (
     evaluate_targets,
     raw_score,
 )
+from tradesweep.policy.evaluator import BLOCK_BARS
 
 FILLS = ["next_open", "next_close"]
 REWARDS = [
@@ -141,6 +142,36 @@ def test_evaluation_is_the_loop_of_the_environment_page(box, market, fill, rewar
     assert found.equity_T.tolist() == equity
     assert found.records[Record.STEPS]["reward"].tolist() == rewards
     assert found.trades > 5
+
+
+@pytest.mark.parametrize("reward", ["log_return", "differential_sharpe"])
+def test_evaluation_is_that_loop_over_many_blocks(box, reward):
+    market, config = box.market(n_bars=1_500), box.config(reward=reward)
+    policy = box.policy(market, config, hiddens=(16, 5))
+    found = evaluate(policy, market, config, split="validation", record=count(1).__next__)
+    equity, rewards = slow_run(policy, market, config, "validation")
+    assert len(equity) > 2 * BLOCK_BARS
+    assert found.equity_T.tolist() == equity
+    assert found.records[Record.STEPS]["reward"].tolist() == rewards
+
+
+@pytest.mark.parametrize("kind", ["ppo", "dqn"])
+@pytest.mark.parametrize("fill", FILLS)
+def test_blocks_of_bars_give_the_bits_of_one_bar_at_a_time(box, fill, kind, monkeypatch):
+    class InPython(KNOWN_REWARDS["log_return"]):
+        """The same numbers; but a part that an evaluation must ask after each bar."""
+
+    market, config = box.market(n_bars=1_500), box.config(fill=fill, extra_delay_bars=1)
+    policy = box.policy(market, config, kind=kind)
+    seed = 4 if kind == "ppo" else None
+    runs = [*many_runs([0, 1, 4]), Run(split="train", bars=300, seed=seed)]
+    at_once = evaluate_many(policy, market, config, runs, record=count(1).__next__)
+    monkeypatch.setitem(KNOWN_REWARDS, "log_return", InPython)
+    one_by_one = evaluate_many(policy, market, config, runs, record=count(1).__next__)
+    for one, other in zip(at_once, one_by_one, strict=True):
+        box.assert_equal(one, other)
+        same_rows(one.records, other.records)
+    assert at_once[2].ruined
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -355,11 +386,17 @@ def test_one_evaluator_gives_every_policy_the_bits_of_an_evaluation_of_its_own(b
             same_rows(one.records, other.records)
 
 
-def test_an_evaluator_goes_on_after_a_pass_that_broke_off(box, policy, market, config, monkeypatch):
+def test_an_evaluator_goes_on_after_a_pass_that_broke_off(box, market, monkeypatch):
+    config = box.config(reward="penalised_log_return")
+    policy = box.policy(market, config)
     evaluator = Evaluator(market, config, [Run(split="validation")])
     calls = count()
     with monkeypatch.context() as patch:
-        patch.setattr(PlainPolicy, "finish", lambda self, begun, states: 1 / (9 - next(calls)) * np.zeros((4, 3)))
+        patch.setattr(
+            KNOWN_REWARDS["penalised_log_return"],
+            "__call__",
+            lambda self, row, kernel: row.reward * (1 // (9 - next(calls))),
+        )
         with pytest.raises(ZeroDivisionError):
             evaluator.run(policy, record=count(1).__next__)
     again = evaluator.run(policy, record=count(1).__next__)[0]

@@ -112,7 +112,7 @@ def read_steps(columns_TE: Columns, lanes: int) -> Steps:
     lane, t = _list_steps(columns_TE["active"])
     cell = t * lanes + lane
     columns = {name: column.reshape(-1).take(cell) for name, column in columns_TE.items() if name != "quantity"}
-    quantity_n2 = _gather_legs(columns_TE["quantity"], cell, t, lanes)
+    quantity_n2 = columns_TE["quantity"].transpose(0, 2, 1).reshape(-1, 2).take(cell, axis=0)
     leg_n2 = quantity_n2 != 0.0
     opened = leg_n2[:, 1] & (columns["units"] == quantity_n2[:, 1])
     first = (columns["step_id"] & STEP_MASK) == 0
@@ -143,11 +143,6 @@ def _list_steps(active_TE: Bools) -> tuple[Ints, Ints]:
         return np.repeat(np.arange(lanes), rows), np.tile(np.arange(rows), lanes)
     lane, row = np.nonzero(active_TE.T)
     return lane, row
-
-
-def _gather_legs(quantity_T2E: Floats, cell: Ints, t: Ints, lanes: int) -> Floats:
-    flat, closing = quantity_T2E.reshape(-1), cell + t * lanes
-    return np.stack([flat.take(closing), flat.take(closing + lanes)], axis=1)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,45 +1,21 @@
-"""The accounting kernel: the environment page's equations, batched over lanes, in float64.
+"""The accounting kernel: E lanes that run the environment page's equations, in float64.
 
-Every step runs the same few dozen array operations for all lanes; nothing loops over lanes. Three identities keep
-it short. c_buy = m + h and c_sell = m - h with m = s + f and h = s f, so a leg of notional D costs
-D (sign(D) m + h), which is |D| c. The closing leg of a lane that closes nothing is a leg of zero. After the
-closing leg V is the old V less that leg's cost.
-
-At a few lanes a step costs what its calls cost, whatever they compute. So operations are called `op(a, b, into)`,
-constants are arrays (NumPy converts a Python number each time), and steps in which no target changes trade nothing.
+What a step does is in `equations.py`, compiled, lane by lane. Here is who runs, from where to where, and what is known
+of a lane afterwards.
 
 Legend: E lanes, N bars; t is the bar of the decision, j = t + 1 the bar of the mark; a lane runs bars [start, stop).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from numpy import (
-    add,
-    copysign,
-    copyto,
-    count_nonzero,
-    divide,
-    equal,
-    greater,
-    less_equal,
-    log,
-    logical_and,
-    maximum,
-    minimum,
-    multiply,
-    negative,
-    not_equal,
-    putmask,
-    subtract,
-)
 from numpy.typing import NDArray
 
-from tradesweep.env.rows import Bools, Floats, Ints, StepRow, build_block
+from tradesweep.env.rows import Bools, Floats, Ints, StepBlock, StepRow, read_only
 
 if TYPE_CHECKING:
     from tradesweep.market import Bars
@@ -48,6 +24,19 @@ Fill = Literal["next_open", "next_close"]
 BPS = 1e-4
 REWARD_FLOOR = 1e-3
 """The log reward sees at least this fraction of the starting equity: it is finite after any gap."""
+
+
+ACCOUNT = np.dtype(
+    [
+        *((name, np.float64) for name in ("cash", "units", "target", "equity", "equity_before", "trade_equity")),
+        *((name, np.int64) for name in ("bar", "start", "last_bar", "open_bar")),
+        *((name, np.float64) for name in ("buy_cost", "sell_cost", "borrow", "ruin", "floor")),
+        ("done", np.bool_),
+    ],
+    align=True,
+)
+"""What a kernel knows of one lane: M, u, g, E_j, E_t and V; where it stands, began, ends, and its open trade filled;
+c_buy, c_sell, B, R and what the log reward sees at least; and whether it is done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +76,11 @@ class StepLog(Protocol):
     def next_row(self) -> StepRow:
         """The row that the coming step is written into."""
 
-    def commit(self) -> None:
-        """The row is written."""
+    def next_cells(self, count: int) -> NDArray[Any]:
+        """(T, E) the cells that the coming `count` steps are written into."""
+
+    def commit(self, count: int = 1) -> None:
+        """So many rows are written."""
 
     def open_episodes(self, lanes: Ints, start_bar: Ints) -> None:
         """These lanes begin an episode."""
@@ -105,12 +97,6 @@ class Kernel:
     it stands still until its next reset.
     """
 
-    equity_E: Floats
-    units_E: Floats
-    target_E: Floats
-    done_E: Bools
-    equity_before_E: Floats
-
     def __init__(
         self,
         bars: Bars,
@@ -123,6 +109,8 @@ class Kernel:
         periods_per_year: float,
         extra_delay_bars: int = 0,
     ) -> None:
+        from tradesweep.env.equations import step_lanes
+
         self.bars = bars
         self.fill = fill
         self.lanes = lanes
@@ -131,23 +119,26 @@ class Kernel:
         self.periods_per_year = periods_per_year
         self.costs = (costs,) * lanes if isinstance(costs, Costs) else tuple(costs)
         assert len(self.costs) == lanes, f"one Costs per lane: {lanes} lanes, {len(self.costs)} costs"
-        self._advance = {"next_open": self._advance_next_open, "next_close": self._advance_next_close}[fill]
-        self._set_costs()
-        self._prices_2N = np.ascontiguousarray(np.stack([bars.open, bars.close]))
-        self._all_tradable = bool(np.all(bars.tradable))
+        self._step_lanes: Any = step_lanes
         self._log: StepLog | None = None
-        self._spare_rows = build_block(2, lanes).rows
+        self._spare_row = StepBlock(1, lanes).row(0)
         self._delayed_dE = np.zeros((extra_delay_bars, lanes))
-        self._allocate_state()
-        self._allocate_scratch()
+        self._open_accounts()
+        self._set_costs()
+        self._world: tuple[Any, ...] = (
+            self.accounts_E,
+            *(read_only(prices_N, np.float64) for prices_N in (bars.open, bars.close)),
+            read_only(bars.tradable, np.bool_),
+            self._delayed_dE,
+            fill == "next_close",
+        )
 
     # --- what a caller does -----------------------------------------------------------------------------------
 
     def record_to(self, log: StepLog | None) -> None:
         """Write into `log` from now on. All lanes stop until their next reset: an episode has one log, or none."""
         self._close_running(~self.done_E)
-        self.done_E = np.ones(self.lanes, np.bool_)
-        self.any_done = True
+        self.done_E[:] = self.any_done = True
         self._log = log
         if log is not None:
             log.bind(self)
@@ -158,19 +149,16 @@ class Kernel:
         Shapes (E,); start and stop elsewhere are not read. `stop - start` is at least 2: one decision, one mark.
         """
         lanes = np.flatnonzero(lanes_E)
+        first, last = start_E[lanes], stop_E[lanes] - 1
+        assert np.all((first >= 0) & (first < last) & (last < len(self.bars))), "an episode runs over bars there are"
         self._close_running(lanes_E & ~self.done_E)
-        for array, value in ((self.cash_E, self.initial_equity), (self.trade_equity_E, self.initial_equity)):
-            array[lanes] = value
-        self.bar_E[lanes] = self.start_E[lanes] = start_E[lanes]
-        self._last_bar_E[lanes] = np.asarray(stop_E)[lanes] - 1
+        self.cash_E[lanes] = self.equity_E[lanes] = self.trade_equity_E[lanes] = self.initial_equity
+        self.units_E[lanes] = self.target_E[lanes] = self._delayed_dE[:, lanes] = 0.0
+        self.bar_E[lanes] = self.start_E[lanes] = first
+        self.accounts_E["last_bar"][lanes] = last
         self.open_bar_E[lanes] = 0
-        self._delayed_dE[:, lanes] = 0.0
-        self.equity_E = _replaced(self.equity_E, lanes, self.initial_equity)
-        self.units_E = _replaced(self.units_E, lanes, 0.0)
-        self.target_E = _replaced(self.target_E, lanes, 0.0)
-        self.done_E = _replaced(self.done_E, lanes, False)
+        self.done_E[lanes] = False
         self.any_done = bool(self.done_E.any())
-        self._rows_left = int(np.min(self._last_bar_E - self.bar_E, where=~self.done_E, initial=np.iinfo(int).max))
         if self._log is not None:
             self._log.open_episodes(lanes, self.bar_E[lanes])
 
@@ -179,17 +167,26 @@ class Kernel:
 
         `actions_E` are the indices that stand for the targets in the rows. The row is valid until the next step.
         """
-        row = self._next_row()
-        row.bar[:] = self.bar_E
+        row = self._spare_row if self._log is None else self._log.next_row()
+        row.target[:] = targets_E
         row.action[:] = -1 if actions_E is None else actions_E
-        idle_E = self._idle(active_E)
-        if idle_E is None:
-            self._run_all(row, targets_E)
-        else:
-            self._run_some(row, targets_E, idle_E)
+        row.active[:] = True if active_E is None else active_E
+        self.any_done = self._step_lanes(*self._world, row.cells_E) > 0
         if self._log is not None:
             self._log.commit()
         return row
+
+    def run(self, loop: Callable[..., int], bars: int, *rest: Any) -> int:
+        """Let a compiled loop decide and step, for so many bars at most; returns how many it went through.
+
+        It is called with what `step_lanes` gets, but cells (bars, E) of all those bars, and the rest; it has to run
+        `step_lanes` once for each row. There must be a log.
+        """
+        assert self._log is not None, "a loop writes into a log"
+        ran = loop(*self._world, self._log.next_cells(bars), *rest)
+        self.any_done = bool(self.done_E.any())
+        self._log.commit(ran)
+        return ran
 
     @property
     def step_E(self) -> Ints:
@@ -203,232 +200,34 @@ class Kernel:
 
     # --- set-up -----------------------------------------------------------------------------------------------
 
+    def _open_accounts(self) -> None:
+        """One record a lane; what a caller reads are its fields."""
+        accounts_E: NDArray[Any] = np.zeros(self.lanes, ACCOUNT)
+        for name in ("cash", "equity", "equity_before", "trade_equity"):
+            accounts_E[name] = self.initial_equity
+        accounts_E["last_bar"], accounts_E["done"] = 1, True
+        self.accounts_E, self.any_done = accounts_E, True
+        self.cash_E: Floats = accounts_E["cash"]
+        self.units_E: Floats = accounts_E["units"]
+        self.target_E: Floats = accounts_E["target"]
+        self.equity_E: Floats = accounts_E["equity"]
+        self.equity_before_E: Floats = accounts_E["equity_before"]
+        self.trade_equity_E: Floats = accounts_E["trade_equity"]
+        self.bar_E: Ints = accounts_E["bar"]
+        self.start_E: Ints = accounts_E["start"]
+        self.open_bar_E: Ints = accounts_E["open_bar"]
+        self.done_E: Bools = accounts_E["done"]
+
     def _set_costs(self) -> None:
         self.fee_E = np.array([costs.fee for costs in self.costs])
         self.slippage_E = np.array([costs.slippage for costs in self.costs])
         self.borrow_E = np.array([costs.borrow(self.periods_per_year) for costs in self.costs])
-        self._mean_cost_E = self.slippage_E + self.fee_E
-        self._half_spread_E = self.slippage_E * self.fee_E
-        self._minus_borrow_E = -self.borrow_E
-        self._ruin_E = np.full(self.lanes, self.ruin_equity)
-        self._floor_E = np.full(self.lanes, REWARD_FLOOR * self.initial_equity)
-
-    def _allocate_state(self) -> None:
-        lanes = self.lanes
-        self.cash_E: Floats = np.full(lanes, self.initial_equity)
-        self.equity_E = np.full(lanes, self.initial_equity)
-        self.equity_before_E = self.equity_E
-        self.units_E = np.zeros(lanes)
-        self.target_E = np.zeros(lanes)
-        self.trade_equity_E: Floats = np.full(lanes, self.initial_equity)
-        self.bar_E: Ints = np.zeros(lanes, np.int64)
-        self.start_E: Ints = np.zeros(lanes, np.int64)
-        self.done_E = np.ones(lanes, np.bool_)
-        self.any_done = True
-        self._last_bar_E: Ints = np.ones(lanes, np.int64)
-        self.open_bar_E: Ints = np.zeros(lanes, np.int64)
-        self._rows_left = 0  # until some lane is at its last bar; 0 and less: look
-        self._spare = 0
-
-    def _allocate_scratch(self) -> None:
-        lanes = self.lanes
-        self._prices_2E: Floats = np.zeros((2, lanes))
-        self._fill_E, self._mark_E = self._prices_2E
-        self._value_E, self._held_E, self._leg_E, self._paid_E = np.zeros((4, lanes))
-        self._rate_E, self._denominator_E = np.zeros((2, lanes))
-        self._crosses_E, self._same_E, self._mask_E, self._last_E = np.zeros((4, lanes), np.bool_)
-        self._zero_E, self._one_E, self._next_E = np.zeros(lanes), np.ones(lanes), np.ones(lanes, np.int64)
-
-    def _next_row(self) -> StepRow:
-        if self._log is not None:
-            return self._log.next_row()
-        self._spare ^= 1
-        return self._spare_rows[self._spare]
+        accounts_E = self.accounts_E
+        accounts_E["buy_cost"] = self.slippage_E + self.fee_E + self.slippage_E * self.fee_E
+        accounts_E["sell_cost"] = self.slippage_E + self.fee_E - self.slippage_E * self.fee_E
+        accounts_E["borrow"] = self.borrow_E
+        accounts_E["ruin"], accounts_E["floor"] = self.ruin_equity, REWARD_FLOOR * self.initial_equity
 
     def _close_running(self, lanes_E: Bools) -> None:
         if self._log is not None and lanes_E.any():
             self._log.close_episodes(np.flatnonzero(lanes_E))
-
-    # --- which lanes run --------------------------------------------------------------------------------------
-
-    def _idle(self, active_E: Bools | None) -> Bools | None:
-        """The lanes that stand still; None when all run."""
-        if active_E is None:
-            return self.done_E.copy() if self.any_done else None
-        idle_E = ~np.asarray(active_E) | self.done_E
-        return idle_E if idle_E.any() else None
-
-    def _run_all(self, row: StepRow, targets_E: Floats) -> None:
-        row.target[:] = targets_E
-        if len(self._delayed_dE):
-            self._delay(row.target)
-        row.active.fill(True)
-        row.truncated.fill(False)
-        self._rows_left -= 1
-        self._advance(row)
-        self._finish(row)
-        if self._rows_left <= 0 or count_nonzero(row.terminated):
-            self._end(row)
-
-    def _run_some(self, row: StepRow, targets_E: Floats, idle_E: Bools) -> None:
-        """Run all lanes, then put the idle ones back: simpler and faster than to gather the others."""
-        kept = (self.cash_E, self.trade_equity_E, self.open_bar_E, self.bar_E, self._delayed_dE)
-        copies = [array.copy() for array in kept]
-        units_E, target_E, equity_E, done_E = self.units_E, self.target_E, self.equity_E, self.done_E
-        self._rows_left = 0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self._run_all(row, np.where(idle_E, target_E, targets_E))
-        for array, copy in zip(kept, copies, strict=True):
-            np.copyto(array, copy, where=idle_E)
-        for into, before in ((row.units, units_E), (row.target, target_E), (row.equity, equity_E)):
-            np.copyto(into, before, where=idle_E)
-        for zeroed in (row.reward, row.cost, row.borrow, row.quantity, row.terminated, row.truncated):
-            np.copyto(zeroed, False, where=idle_E)
-        np.logical_not(idle_E, out=row.active)
-        self.done_E = row.terminated | row.truncated | (idle_E & done_E)
-        self.any_done = bool(self.done_E.any())
-
-    def _delay(self, want_E: Floats) -> None:
-        """extra_delay_bars d: use the target decided d steps ago, 0 for the first d steps."""
-        decided_E = want_E.copy()
-        want_E[:] = self._delayed_dE[0]
-        self._delayed_dE[:-1] = self._delayed_dE[1:]
-        self._delayed_dE[-1] = decided_E
-
-    # --- one step ---------------------------------------------------------------------------------------------
-
-    def _advance_next_open(self, row: StepRow) -> None:
-        self._take_prices()
-        row.price[:] = self._fill_E
-        self._value_lanes(self._fill_E)
-        if count_nonzero(self._mask_E):
-            putmask(row.target, self._mask_E, self._zero_E)
-        self._keep_where_untradable(row.target)
-        self._trade(row, self._fill_E)
-        self._charge_borrow(row, row.units)
-
-    def _advance_next_close(self, row: StepRow) -> None:
-        self._take_prices()
-        row.price[:] = self._mark_E
-        self._charge_borrow(row, self.units_E)
-        self._value_lanes(self._mark_E)
-        if self._rows_left <= 0:
-            equal(self.bar_E, self._last_bar_E, self._last_E)
-            np.logical_or(self._mask_E, self._last_E, self._mask_E)
-        if count_nonzero(self._mask_E):
-            putmask(row.target, self._mask_E, self.target_E)
-        self._keep_where_untradable(row.target)
-        self._trade(row, self._mark_E)
-
-    def _take_prices(self) -> None:
-        """Go on to bar j and read its open and close. A lane that is done may stand at the end: hence clip."""
-        add(self.bar_E, self._next_E, self.bar_E)
-        self._prices_2N.take(self.bar_E, 1, self._prices_2E, "clip")
-
-    def _value_lanes(self, price_E: Floats) -> None:
-        """`_held_E` becomes u p, `_value_E` V = M + u p, `_mask_E` V <= R."""
-        multiply(self.units_E, price_E, self._held_E)
-        add(self.cash_E, self._held_E, self._value_E)
-        less_equal(self._value_E, self._ruin_E, self._mask_E)
-
-    def _keep_where_untradable(self, want_E: Floats) -> None:
-        if not self._all_tradable:
-            tradable_E = self.bars.tradable.take(self.bar_E, mode="clip")
-            copyto(want_E, self.target_E, where=~tradable_E)
-
-    def _charge_borrow(self, row: StepRow, units_E: Floats) -> None:
-        """M -= B max(-u, 0) C_j."""
-        minimum(units_E, self._zero_E, out=row.borrow)
-        multiply(row.borrow, self._mark_E, row.borrow)
-        multiply(row.borrow, self._minus_borrow_E, row.borrow)
-        subtract(self.cash_E, row.borrow, self.cash_E)
-
-    def _trade(self, row: StepRow, price_E: Floats) -> None:
-        """trade(p, k) for all lanes, with k in `row.target`; `_held_E` is u p and `_value_E` is V = M + u p."""
-        equal(row.target, self.target_E, self._same_E)
-        if count_nonzero(self._same_E) == self.lanes:
-            self._hold(row)
-            return
-        closing_E, opening_E = row.quantity
-        self._find_crossings(row.target)
-        self._close(closing_E)
-        self._note_opening(row.target)
-        self._resize(row.target)
-        divide(self._leg_E, price_E, opening_E)
-        add(self.units_E, closing_E, row.units)
-        add(row.units, opening_E, row.units)
-
-    def _hold(self, row: StepRow) -> None:
-        """No lane has another target: nobody trades."""
-        row.quantity.fill(0.0)
-        row.units[:] = self.units_E
-        self._paid_E.fill(0.0)
-
-    def _find_crossings(self, want_E: Floats) -> None:
-        """Where the target changes and k u <= 0: whatever is open closes first."""
-        multiply(want_E, self.units_E, self._rate_E)
-        less_equal(self._rate_E, self._zero_E, self._crosses_E)
-        greater(self._crosses_E, self._same_E, self._crosses_E)
-
-    def _close(self, closing_E: Floats) -> None:
-        """Leg 0, where k u <= 0: sell or cover everything. Afterwards `_held_E` is 0 there and V has paid."""
-        leg_E, rate_E = self._leg_E, self._rate_E
-        rate_E[:] = self._crosses_E
-        negative(rate_E, rate_E)
-        multiply(self.units_E, rate_E, closing_E)
-        multiply(self._held_E, rate_E, leg_E)
-        add(self._held_E, leg_E, self._held_E)
-        subtract(self.cash_E, leg_E, self.cash_E)
-        copysign(self._mean_cost_E, leg_E, rate_E)
-        add(rate_E, self._half_spread_E, rate_E)
-        multiply(leg_E, rate_E, self._paid_E)
-        subtract(self._value_E, self._paid_E, self._value_E)
-
-    def _note_opening(self, want_E: Floats) -> None:
-        """Where flat lanes open a position: V just before that leg, and the bar of the fill."""
-        not_equal(want_E, self._zero_E, self._mask_E)
-        logical_and(self._mask_E, self._crosses_E, self._mask_E)
-        putmask(self.trade_equity_E, self._mask_E, self._value_E)
-        putmask(self.open_bar_E, self._mask_E, self.bar_E)
-
-    def _resize(self, want_E: Floats) -> None:
-        """Leg 1: x = k V - u p, D = x / (1 + k sign(x) c), sized after its own costs; `_leg_E` becomes D."""
-        leg_E, rate_E = self._leg_E, self._rate_E
-        multiply(want_E, self._value_E, leg_E)
-        subtract(leg_E, self._held_E, leg_E)
-        putmask(leg_E, self._same_E, self._zero_E)
-        copysign(self._mean_cost_E, leg_E, rate_E)
-        add(rate_E, self._half_spread_E, rate_E)
-        multiply(want_E, rate_E, self._denominator_E)
-        add(self._denominator_E, self._one_E, self._denominator_E)
-        divide(leg_E, self._denominator_E, leg_E)
-        multiply(leg_E, rate_E, rate_E)
-        add(self._paid_E, rate_E, self._paid_E)
-        subtract(self.cash_E, leg_E, self.cash_E)
-        subtract(self.cash_E, self._paid_E, self.cash_E)
-
-    def _finish(self, row: StepRow) -> None:
-        """Mark at the close of j: equity, cost, log reward, ruin."""
-        add(self._paid_E, row.borrow, row.cost)
-        multiply(row.units, self._mark_E, self._held_E)
-        add(self.cash_E, self._held_E, row.equity)
-        maximum(row.equity, self._floor_E, out=row.reward)
-        divide(row.reward, self.equity_E, row.reward)
-        log(row.reward, row.reward)
-        less_equal(row.equity, self._ruin_E, row.terminated)
-        self.equity_before_E = self.equity_E
-        self.equity_E, self.units_E, self.target_E = row.equity, row.units, row.target
-
-    def _end(self, row: StepRow) -> None:
-        """Some lanes are ruined or at their last bar."""
-        equal(self.bar_E, self._last_bar_E, row.truncated)
-        greater(row.truncated, row.terminated, row.truncated)
-        self.done_E = np.logical_or(row.terminated, row.truncated)
-        self.any_done = bool(count_nonzero(self.done_E))
-
-
-def _replaced(array: NDArray[Any], lanes: Ints, value: float) -> NDArray[Any]:
-    """A copy with new values in some lanes: the array itself may be a row that is recorded."""
-    copy = array.copy()
-    copy[lanes] = value
-    return copy

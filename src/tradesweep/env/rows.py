@@ -6,6 +6,7 @@ Legend: T steps, E lanes, leg 0 closes a position, leg 1 opens or resizes one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-FLOAT_COLUMNS = ("target", "units", "equity", "reward", "cost", "borrow", "price")
-INT_COLUMNS = ("bar", "action")
-BOOL_COLUMNS = ("active", "terminated", "truncated")
+CELL = np.dtype(
+    [
+        *((name, np.float64) for name in ("target", "units", "equity", "reward", "cost", "borrow", "price")),
+        ("quantity", np.float64, (2,)),
+        *((name, np.int64) for name in ("bar", "action")),
+        *((name, np.bool_) for name in ("active", "terminated", "truncated")),
+    ],
+    align=True,
+)
+"""What one lane leaves in one step: the fields of `StepRow`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,6 +34,8 @@ class StepRow:
     A lane that did not run (`active` False) repeats its state, with zeros for reward, cost and quantities.
     """
 
+    cells_E: NDArray[Any]
+    """(E,) the same as records of `CELL`."""
     active: Bools
     """(E,) the lanes that ran."""
     bar: Ints
@@ -69,22 +79,32 @@ class StepRow:
         return np.where(self.leg_mask.any(axis=0), self.price, np.nan)
 
 
-@dataclass(kw_only=True, slots=True)
 class StepBlock:
-    """(T, E) columns of T steps, with one ready `StepRow` of views per step."""
+    """T steps of E lanes, one record of `CELL` each: to be seen by column, or step by step."""
 
-    columns: dict[str, NDArray[np.generic]]
-    """Column name to (T, E) array; `quantity` is (T, 2, E)."""
-    rows: list[StepRow]
-    """T rows of views into the columns."""
+    def __init__(self, steps: int, lanes: int) -> None:
+        self.cells_TE: NDArray[Any] = np.zeros((steps, lanes), CELL)
+        self.columns = view_columns(self.cells_TE)
+        """Column name to (T, E) view; `quantity` is (T, 2, E)."""
+        self._rows: list[StepRow | None] = [None] * steps
+
+    def row(self, t: int) -> StepRow:
+        """Step t: always the same object."""
+        row = self._rows[t]
+        if row is None:
+            cells_E = self.cells_TE[t]
+            row = self._rows[t] = StepRow(cells_E=cells_E, **view_columns(cells_E))
+        return row
 
 
-def build_block(steps: int, lanes: int) -> StepBlock:
-    """Allocate the columns of `steps` steps of `lanes` lanes."""
-    kinds = ((FLOAT_COLUMNS, np.float64), (INT_COLUMNS, np.int64), (BOOL_COLUMNS, np.bool_))
-    columns: dict[str, NDArray[np.generic]] = {
-        name: np.zeros((steps, lanes), dtype) for names, dtype in kinds for name in names
-    }
-    columns["quantity"] = np.zeros((steps, 2, lanes))
-    rows = [StepRow(**dict(zip(columns, views, strict=True))) for views in zip(*columns.values(), strict=True)]
-    return StepBlock(columns=columns, rows=rows)
+def view_columns(cells: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Column name to view (..., E) of cells (..., E); `quantity` is (..., 2, E)."""
+    columns = {name: cells[name] for name in CELL.names or ()}
+    return columns | {"quantity": np.moveaxis(columns["quantity"], -1, -2)}
+
+
+def read_only(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A view that nobody can write through: to compiled code, arrays that can be written are of another type."""
+    view = np.ascontiguousarray(values, dtype=dtype).view()
+    view.flags.writeable = False
+    return view

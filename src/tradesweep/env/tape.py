@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tradesweep.env.accounts import STEP_MASK, Accounts, Columns
 from tradesweep.env.kernel import Kernel
-from tradesweep.env.rows import Ints, StepRow, build_block
+from tradesweep.env.rows import Ints, StepBlock, StepRow
 from tradesweep.names import EPISODE_STEP_BITS, RECORD_COLUMNS, EpisodeEnd, EpisodeRole, Record
 
 DEFAULT_ROWS = 512
@@ -51,7 +51,7 @@ class Tape:
         rows: int = DEFAULT_ROWS,
         clock_us: Callable[[], int] = now_us,
     ) -> None:
-        assert rows >= 2, f"a tape needs two rows or more, was {rows}: a step reads the row before it"
+        assert rows >= 1, f"a tape needs a row, was {rows}"
         self.seeds: list[int | None] | None = None
         """Seed of each lane's generator, written into its openings."""
         self._next_episode_no = next_episode_no
@@ -69,8 +69,8 @@ class Tape:
         self._digest()
         self._kernel = kernel
         self._accounts = Accounts(kernel)
-        self._block = build_block(self._capacity, kernel.lanes)
-        self._first = self._used = 0
+        self._block = StepBlock(self._capacity, kernel.lanes)
+        self._used = 0
         self._offset_E: Ints = -kernel.bar_E  # step_id less bar: one number for each episode
         self._shifts: list[tuple[int, Ints, Ints]] = []
         self._roles = [self._role] * kernel.lanes if isinstance(self._role, str) else list(self._role)
@@ -78,13 +78,18 @@ class Tape:
 
     def next_row(self) -> StepRow:
         """The row that the coming step is written into."""
-        if self._used == self._capacity:
-            self._digest()
-        return self._block.rows[self._used]
+        self._make_room(1)
+        return self._block.row(self._used)
 
-    def commit(self) -> None:
-        """The row is written."""
-        self._used += 1
+    def next_cells(self, count: int) -> NDArray[Any]:
+        """(T, E) the cells that the coming `count` steps are written into; no more than the tape has rows."""
+        assert count <= self._capacity, f"a tape of {self._capacity} rows has no room for {count}"
+        self._make_room(count)
+        return self._block.cells_TE[self._used : self._used + count]
+
+    def commit(self, count: int = 1) -> None:
+        """So many rows are written."""
+        self._used += count
 
     def open_episodes(self, lanes: Ints, start_bar: Ints) -> None:
         """These lanes begin an episode at the close of `start_bar`."""
@@ -106,9 +111,13 @@ class Tape:
         """(episode number, t of the next step) of every lane."""
         return [(i >> EPISODE_STEP_BITS, i & STEP_MASK) for i in self._next_ids().tolist()]
 
+    def last_row(self) -> StepRow:
+        """The row that was written last."""
+        return self._block.row(self._used - 1)
+
     def columns(self) -> dict[str, NDArray[Any]]:
         """(T, E) columns of `StepRow` for the last rows, at most `rows` of them and none drained: views."""
-        return {name: column[self._first : self._used] for name, column in self._block.columns.items()}
+        return {name: column[: self._used] for name, column in self._block.columns.items()}
 
     def drain(self, weights_version: int) -> dict[Record, dict[str, NDArray[Any] | list[Any]]]:
         """All rows since the last drain, as the columns of `names.RECORD_COLUMNS`; the arrays are the caller's.
@@ -144,8 +153,7 @@ class Tape:
         """(T, E) step ids of the rows written so far; a lane's rows before an opening are of the episode before."""
         ids_TE: Ints = bar_TE + self._offset_E
         for row, lanes, shift in self._shifts:
-            if row > self._first:
-                ids_TE[: row - self._first, lanes] -= shift
+            ids_TE[:row, lanes] -= shift
         self._shifts = []
         return ids_TE
 
@@ -154,14 +162,17 @@ class Tape:
         columns = list(zip(*self._openings, strict=True)) or [()] * len(names)
         return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
+    def _make_room(self, count: int) -> None:
+        if self._used + count > self._capacity:
+            self._digest()
+
     def _digest(self) -> None:
-        """Turn the rows written so far into columns, and begin again: never at the last row, which is the
-        state that the kernel's next step reads."""
-        if self._kernel is None or self._used == self._first:
+        """Turn the rows written so far into columns, and begin again."""
+        if self._kernel is None or not self._used:
             return
         columns = self.columns()
         columns["step_id"] = self._number_steps(columns["bar"])
-        self._first = self._used = 1 if self._used == 1 else 0
+        self._used = 0
         self._pending.append(self._accounts.digest(columns, self._clock_us()))
 
 

@@ -106,7 +106,7 @@ class TradingVectorEnv(VectorEnv[Observations, Ints, Any]):
         """
         if self._needs_reset:
             raise ResetNeeded("step needs a reset first: this environment is new, or records to another tape")
-        ended_E = self.kernel.done_E if self.kernel.any_done else None
+        ended_E = self.kernel.done_E.copy() if self.kernel.any_done else None
         row = self.kernel.step(self._positions_A.take(actions), actions_E=actions)
         reward_E = self.reward(row, self.kernel)
         if reward_E is not row.reward:

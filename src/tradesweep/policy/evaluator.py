@@ -1,10 +1,14 @@
 """The evaluator: a policy, a constant or a script once over a split, on the training kernel, at one lane count.
 
 Everything that is ever said about a policy comes from here: training-time evaluation, replay, promotion, stress
-runs. The kernel always has `EVALUATION_LANES` lanes, one per run; a lane without a run shadows the first one, since a
-lane that stands still costs more. Lanes do not see each other, so a run gives the same bits alone and beside others.
+runs. The kernel always has `EVALUATION_LANES` lanes, one per run; a lane without a run stands still. Lanes do not see
+each other, so a run gives the same bits alone and beside others.
 
-Legend: E lanes, N bars of the market, T = b - 1 - a steps of a split [a, b), A actions, S columns of state.
+A policy goes through its bars in one compiled loop (`passes.py`), a block of them at a time; bar by bar where the
+reward is a part written in Python, since the next observation shows its state.
+
+Legend: E lanes, N bars of the market, T = b - 1 - a steps of a split [a, b), B bars of a block, U different stretches,
+H width of the first layers, A actions, S columns of state.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from numpy.typing import NDArray
 
 from tradesweep.env import (
     EnvConfig,
-    Kernel,
+    LogReturn,
     ObservationBuilder,
     Reward,
     Tape,
@@ -30,7 +34,7 @@ from tradesweep.env import (
 from tradesweep.errors import BadInput, CheckpointError, NotFound
 from tradesweep.metrics import LEAST_RETURNS, equity_returns, max_drawdown, sharpe, turnover
 from tradesweep.names import EPISODE_STEP_BITS, SCORE_FLOOR, Draw, EpisodeRole, EvaluationStatus, Record
-from tradesweep.policy.plain import Begun, PlainPolicy, check_finite
+from tradesweep.policy.plain import PlainPolicy, check_finite
 
 if TYPE_CHECKING:
     from tradesweep.market import Market, Split
@@ -39,7 +43,7 @@ EVALUATION_LANES = 4
 """Every evaluation of the project runs at this lane count."""
 SHARPE_LIMIT = 10.0
 BLOCK_BARS = 256
-"""For so many bars at a time the policy's first layer reads the features."""
+"""For so many bars at a time the policy's first layer reads the features, and the compiled loop runs."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -173,18 +177,20 @@ class Evaluator:
     ) -> list[Evaluation]:
         """All runs of this policy in one pass, each as `evaluate` gives it; sampled ones draw anew for each number."""
         _check_fit(policy, self._market, self._config, self._observer)
-        decide = _PolicyDecider(policy, self._observer, self._lanes, self._draw_noise(policy, number))
-        found = self._lanes.run(decide, record, weights_version)
-        decide.check()
+        guide = _Guide(policy, self._observer, self._lanes, self._draw_noise(policy, number))
+        self._lanes.begin(record)
+        guide.follow()
+        found = self._lanes.conclude(weights_version)
+        guide.check()
         return found
 
-    def _draw_noise(self, policy: PlainPolicy, number: int) -> Floats | None:
-        """(T, E, A) Gumbel numbers in the lanes of sampled runs, 0 in the others; None where nothing is sampled."""
+    def _draw_noise(self, policy: PlainPolicy, number: int) -> Floats:
+        """(T, E, A) Gumbel numbers in the lanes of sampled runs, 0 in the others; (0, E, A) where none is sampled."""
         seeds = {lane: run.seed for lane, run in enumerate(self._runs) if run.seed is not None}
-        if not seeds:
-            return None
-        policy.check_samples()
         shape = (self._lanes.steps, len(self._config.positions))
+        if not seeds:
+            return np.zeros((0, EVALUATION_LANES, shape[1]))
+        policy.check_samples()
         noise_TEA = np.zeros((shape[0], EVALUATION_LANES, shape[1]))
         for lane, seed in seeds.items():
             noise_TEA[:, lane] = np.random.default_rng([seed, Draw.EVALUATION, number]).gumbel(size=shape)
@@ -216,7 +222,10 @@ def evaluate_targets(
         bar = bounds.start + int(wrong[0])
         raise BadInput(f"targets must be in [-1, 1], was {targets_N[bar]} at bar {bar}")
     lanes = _Lanes(market, config, [Run(split=split, cost_multiplier=cost_multiplier)], [bounds])
-    return lanes.run(_ScriptDecider(targets_N, lanes.kernel), None, 0)[0]
+    lanes.begin(None)
+    while not lanes.all_done:
+        lanes.kernel.step(targets_N.take(lanes.kernel.bar_E))
+    return lanes.conclude(0)[0]
 
 
 def raw_score(status: EvaluationStatus, sharpe_ratio: float | None) -> float:
@@ -271,62 +280,55 @@ def get_split(market: Market, split: str) -> Split:
     return market.splits[split]
 
 
-Decision = tuple[Floats, Ints | None]
-"""Targets (E,), and the actions (E,) that stand for them, if any."""
-
-
 class _Lanes:
     """One kernel, one lane per run, over the same stretches as often as one likes."""
 
     def __init__(self, market: Market, config: EnvConfig, runs: Sequence[Run], stretches: Sequence[Split]) -> None:
         self.config, self.runs = config, runs
         self._bars = market.bars
-        shadows = [(runs[0], stretches[0])] * (EVALUATION_LANES - len(runs))
-        lanes = [*zip(runs, stretches, strict=True), *shadows]
-        self.start_E = np.array([stretch.start for _, stretch in lanes])
-        self.stop_E = np.array([stretch.stop for _, stretch in lanes])
+        idle = EVALUATION_LANES - len(runs)
+        self._runs_E = np.arange(EVALUATION_LANES) < len(runs)
+        self.start_E = np.array([stretch.start for stretch in stretches] + [0] * idle)
+        self.stop_E = np.array([stretch.stop for stretch in stretches] + [0] * idle)
         self.steps = int((self.stop_E - self.start_E).max()) - 1
-        self.kernel = build_kernel(
-            market.bars, config, lanes=EVALUATION_LANES, cost_multipliers=[run.cost_multiplier for run, _ in lanes]
-        )
+        multipliers = [run.cost_multiplier for run in runs] + [1.0] * idle
+        self.kernel = build_kernel(market.bars, config, lanes=EVALUATION_LANES, cost_multipliers=multipliers)
         self.reward: Reward = build_reward(config.reward, config.reward_params)
         self.reward.allocate(self.kernel)
         self._numbers: Iterator[int] = iter(())
-        self._tape = Tape(
-            next_episode_no=lambda: next(self._numbers), role=[run.role for run, _ in lanes], rows=self.steps + 1
-        )
+        roles = [run.role for run in runs] + [EpisodeRole.VALIDATION] * idle
+        self._tape = Tape(next_episode_no=lambda: next(self._numbers), role=roles, rows=self.steps)
         self.kernel.record_to(self._tape)
 
-    def run(
-        self, decide: Callable[[int], Decision], record: Callable[[], int] | None, weights_version: int
-    ) -> list[Evaluation]:
-        """Step until every run has ended."""
-        episodes = self._begin(record)
-        kernel, reward = self.kernel, self.reward
-        for t in range(self.steps):
-            targets_E, actions_E = decide(t)
-            row = kernel.step(targets_E, actions_E=actions_E)
-            reward_E = reward(row, kernel)
-            if reward_E is not row.reward:
-                row.reward[:] = reward_E
-            if kernel.any_done and kernel.done_E.all():
-                break
-        ledger = _Ledger(self._tape.columns())
-        records = self._tape.drain(weights_version)
-        return [self._conclude(lane, ledger, _of_episode(records, episodes[lane])) for lane in range(len(self.runs))]
-
-    def _begin(self, record: Callable[[], int] | None) -> list[int]:
-        """All lanes at their first bar. Numbers of their episodes: below zero where no row of them is asked for."""
-        episodes = [record() if record and run.recorded else -1 - lane for lane, run in enumerate(self.runs)]
-        self._recorded = [number >= 0 for number in episodes]
-        self._numbers = iter(episodes + [-1 - lane for lane in range(len(self.runs), EVALUATION_LANES)])
-        if not self.kernel.done_E.all():  # an earlier pass broke off: what it left is nobody's
+    def begin(self, record: Callable[[], int] | None) -> None:
+        """Every run at its first bar. Its episode's number is below zero where no row of it is asked for."""
+        if not self.all_done:  # an earlier pass broke off: what it left is nobody's
             self.kernel.record_to(self._tape)
             self._tape.drain(0)
-        everyone_E = np.ones(EVALUATION_LANES, np.bool_)
-        self.kernel.reset(everyone_E, self.start_E, self.stop_E)
-        self.reward.reset(everyone_E)
-        return episodes
+        self._episodes = [record() if record and run.recorded else -1 - lane for lane, run in enumerate(self.runs)]
+        self._numbers = iter(self._episodes)
+        self.kernel.reset(self._runs_E, self.start_E, self.stop_E)
+        self.reward.reset(self._runs_E)
+
+    @property
+    def all_done(self) -> bool:
+        """Every run has ended."""
+        return self.kernel.any_done and bool(self.kernel.done_E.all())
+
+    def take_reward(self) -> None:
+        """Put the reward of the last step into its row."""
+        row = self._tape.last_row()
+        reward_E = self.reward(row, self.kernel)
+        if reward_E is not row.reward:
+            row.reward[:] = reward_E
+
+    def conclude(self, weights_version: int) -> list[Evaluation]:
+        """What every run gave."""
+        ledger = _Ledger(self._tape.columns())
+        records = self._tape.drain(weights_version)
+        return [
+            self._conclude(lane, ledger, _of_episode(records, number)) for lane, number in enumerate(self._episodes)
+        ]
 
     def _conclude(self, lane: int, ledger: _Ledger, records: Records) -> Evaluation:
         run, steps = self.runs[lane], int(self.stop_E[lane] - self.start_E[lane]) - 1
@@ -359,7 +361,7 @@ class _Lanes:
             mean_exposure=float(exposures_T.mean()),
             turnover=turnover(ledger.traded(lane, steps), path, self.config.periods_per_year),
             ruined=ruined,
-            records=records if self._recorded[lane] else None,
+            records=records if self._episodes[lane] >= 0 else None,
         )
 
     def _exposures(self, lane: int, ledger: _Ledger, steps: int) -> Floats:
@@ -401,54 +403,65 @@ class _Ledger:
         return traded_T * self.take("price", lane, steps)
 
 
-class _PolicyDecider:
-    """Shows the policy what a runner would see, all lanes at once."""
+class _Guide:
+    """Leads a policy through the bars of its lanes."""
 
-    def __init__(
-        self, policy: PlainPolicy, observer: ObservationBuilder, lanes: _Lanes, noise_TEA: Floats | None
-    ) -> None:
+    def __init__(self, policy: PlainPolicy, observer: ObservationBuilder, lanes: _Lanes, noise_TEA: Floats) -> None:
+        from tradesweep.policy.forward import ROWS
+        from tradesweep.policy.passes import Sight, follow_policy
+
+        assert EVALUATION_LANES == ROWS, f"all lanes go through the layers together, {ROWS} of them"
         self._policy, self._observer, self._lanes, self._noise_TEA = policy, observer, lanes, noise_TEA
-        self._positions_A = np.array(lanes.config.positions, dtype=np.float64)
-        self._begun: list[Begun] = []
-        self._scores_EA = np.zeros((EVALUATION_LANES, len(self._positions_A)))
-        self._states_ES = np.zeros((EVALUATION_LANES, observer.width - observer.window_width))
+        self._follow_policy, self._sight = follow_policy, Sight
+        self._stretch_E, self._start_U, self._stop_U = _tell_stretches(lanes)
+        self._sums_EX = np.zeros((EVALUATION_LANES, observer.state_width + policy.network.actions))
 
-    def __call__(self, t: int) -> Decision:
-        if t % BLOCK_BARS == 0:
-            self._begun = self._begin_block(t)
-        lanes = self._lanes
-        states_ES = self._observer.build_states(lanes.kernel, lanes.reward.state_E()).astype(np.float64)
-        if lanes.kernel.any_done:
-            states_ES[lanes.kernel.done_E] = 0.0  # nobody asks what a lane that ended would do
-        scores_EA = self._policy.finish(self._begun[t % BLOCK_BARS], states_ES)
-        self._states_ES += states_ES
-        self._scores_EA += scores_EA
-        if self._noise_TEA is not None:
-            scores_EA = scores_EA + self._noise_TEA[t]
-        actions_E = scores_EA.argmax(1)
-        return self._positions_A.take(actions_E), actions_E
+    def follow(self) -> None:
+        """Step until every run has ended."""
+        in_python = type(self._lanes.reward) is not LogReturn
+        for t in range(0, self._lanes.steps, BLOCK_BARS):
+            begun_BUH = self._begin_block(t)
+            for at in range(0, len(begun_BUH), 1 if in_python else BLOCK_BARS):
+                self._run_bars(t + at, begun_BUH[at : at + 1] if in_python else begun_BUH)
+                if in_python:
+                    self._lanes.take_reward()
+                if self._lanes.all_done:
+                    return
 
     def check(self) -> None:
         """Raise TrialDiverged if any number was not finite: it stays in a sum."""
-        check_finite(self._states_ES, "observations")
-        check_finite(self._scores_EA, "scores")
+        states = self._observer.state_width
+        check_finite(self._sums_EX[:, :states], "observations")
+        check_finite(self._sums_EX[:, states:], "scores")
 
-    def _begin_block(self, t: int) -> list[Begun]:
-        """What the features of each bar from t on add to the first layers; lanes share bars."""
-        bars_BE = np.minimum(self._lanes.start_E + np.arange(t, t + BLOCK_BARS)[:, None], self._lanes.stop_E - 2)
-        bars, place = np.unique(bars_BE, return_inverse=True)
-        parts = self._policy.begin(self._observer.build_windows(bars))
-        return list(zip(*(part[place.reshape(bars_BE.shape)] for part in parts), strict=True))
+    def _run_bars(self, t: int, begun_BUH: Floats) -> None:
+        kernel, bars = self._lanes.kernel, len(begun_BUH)
+        kernel.run(
+            self._follow_policy,
+            bars,
+            self._sight(*self._observer.state_parts(kernel, self._lanes.reward.state_E())),
+            self._policy.network,
+            begun_BUH,
+            self._stretch_E,
+            self._noise_TEA[t : t + bars],
+            self._sums_EX,
+        )
+
+    def _begin_block(self, t: int) -> Floats:
+        """(B, U, H) what the features of each bar from t on add to the first layers."""
+        steps = np.arange(t, min(t + BLOCK_BARS, self._lanes.steps))
+        bars_BU = np.minimum(self._start_U + steps[:, None], self._stop_U - 2)
+        begun = np.concatenate(self._policy.begin(self._observer.build_windows(bars_BU.ravel())), axis=1)
+        return begun.reshape(*bars_BU.shape, -1)
 
 
-class _ScriptDecider:
-    """Reads the target off a script."""
-
-    def __init__(self, targets_N: Floats, kernel: Kernel) -> None:
-        self._targets_N, self._kernel = targets_N, kernel
-
-    def __call__(self, t: int) -> Decision:  # noqa: ARG002 - a decider's signature
-        return self._targets_N.take(self._kernel.bar_E), None
+def _tell_stretches(lanes: _Lanes) -> tuple[Ints, Ints, Ints]:
+    """((E,) which stretch, (U,) first bars, (U,) ends): lanes over the same bars share what features give."""
+    of_runs = [*zip(lanes.start_E.tolist(), lanes.stop_E.tolist(), strict=True)][: len(lanes.runs)]
+    stretches = list(dict.fromkeys(of_runs))
+    which = [stretches.index(stretch) for stretch in of_runs] + [0] * (EVALUATION_LANES - len(of_runs))
+    start_U, stop_U = np.array(stretches, np.int64).T
+    return np.array(which, np.int64), start_U, stop_U
 
 
 def _status(ruined: bool, ratio: float | None, steps: int) -> EvaluationStatus:

@@ -1,7 +1,8 @@
-"""PlainPolicy: an MLP in float64 NumPy, the one policy that is evaluated, promoted, replayed and exported.
+"""PlainPolicy: an MLP in float64, the one policy that is evaluated, promoted, replayed and exported.
 
-Sums are NumPy's own, without BLAS, over one row at a time. So the bits of a score depend on neither the batch size,
-nor the row's place in it, nor the number of threads: a Ray worker (one thread) and a command (all of them) agree.
+Its forward pass is compiled (`forward.py`), without BLAS, one row at a time. So the bits of a score depend on neither
+the batch size, nor the row's place in it, nor the number of threads, nor the processor: a Ray worker and a command
+agree, on whichever machine.
 
 Of what the first layer adds up, most comes from the features, which are known for a whole split before its first
 step. So a score is always computed in two parts: `begin` with the features, `finish` with the state.
@@ -11,10 +12,9 @@ Legend: E rows, D = F + S observation width, F of it features and S state, H wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,37 +22,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tradesweep.errors import CheckpointError, TrialDiverged
+from tradesweep.policy.network import Network, pack_network
 from tradesweep.policy.policy_spec import ACTIVATIONS, HEADS, Layer, PolicySpec
 
 Floats = NDArray[np.float64]
 Weights = dict[str, NDArray[Any]]
 POLICY_JSON, POLICY_WEIGHTS = "policy.json", "policy.safetensors"
-
-
-def _relu(values: Floats) -> Floats:
-    return cast(Floats, np.maximum(values, 0.0, out=values))
-
-
-def _tanh(values: Floats) -> Floats:
-    return cast(Floats, np.tanh(values, out=values))
-
-
-_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {"relu": _relu, "tanh": _tanh, "linear": lambda values: values}
-
-
-@dataclass(frozen=True, slots=True)
-class _Dense:
-    """One layer: activate(weight x + bias)."""
-
-    weight: Floats
-    bias: Floats
-    activate: Callable[[Floats], Floats]
-
-    def __call__(self, rows: Floats, bias: Floats | None = None) -> Floats:
-        """(E, H) from (E, D); `bias` (E, H) takes the place of the layer's own."""
-        sums = np.einsum("ed,hd->eh", rows, self.weight)
-        sums += self.bias if bias is None else bias
-        return self.activate(sums)
 
 
 Begun = tuple[Floats, ...]
@@ -62,15 +37,18 @@ Begun = tuple[Floats, ...]
 class PlainPolicy:
     """Scores (E, A) from observations (E, D): logits, or Q values; acts on the highest, ties to the lowest index."""
 
+    network: Network
+    """What `finish` computes with, for compiled code that goes on from `begin` by itself."""
+
     def __init__(self, spec: PolicySpec, weights: Mapping[str, ArrayLike]) -> None:
+        from tradesweep.policy.forward import fill_up, score_rows
+
         self.spec = spec
         self._weights: Weights = {name: np.ascontiguousarray(values) for name, values in weights.items()}
         _check_architecture(spec, self._weights)
         self._features = dict(spec.observation)["features"]
-        trunk = self._stack(spec.layers)
-        heads = {name: self._stack(head) for name, head in spec.heads.items()}
-        self._split_readers([trunk] if trunk else list(heads.values()))
-        self._trunk, self._heads = trunk, heads
+        self._begin, self.network, self._edges = pack_network(spec, self._weights)
+        self._fill_up, self._score_rows = fill_up, score_rows
 
     @classmethod
     def from_arrays(cls, spec: PolicySpec, weights: Mapping[str, ArrayLike]) -> PlainPolicy:
@@ -113,18 +91,19 @@ class PlainPolicy:
 
     def begin(self, features_EF: ArrayLike) -> Begun:
         """What the features add to the first layers. Raises TrialDiverged when one of them is not finite."""
-        rows_EF = np.ascontiguousarray(features_EF, dtype=np.float64)
+        rows_EF = np.asarray(features_EF)
+        assert rows_EF.shape[1:] == (self._features,), f"features must be {self._features} wide, was {rows_EF.shape}"
         check_finite(rows_EF, "observations")
-        return tuple(np.einsum("ed,hd->eh", rows_EF, weight) + bias for weight, bias in self._feature_layers)
+        filled_EF = self._fill_up(rows_EF)
+        begun_EH = self._score_rows(self._begin, np.zeros((len(filled_EF), 0)), filled_EF)
+        return tuple(np.split(begun_EH[: len(rows_EF)], self._edges, axis=1))
 
     def finish(self, begun: Begun, states_ES: ArrayLike) -> Floats:
         """(E, A) scores from what `begin` gave and the rest of the observations; nothing is checked."""
-        rows = np.ascontiguousarray(states_ES, dtype=np.float64)
-        if self._trunk:
-            trunk = _run(self._trunk, rows, begun[0])
-            return self._combine({name: _run(head, trunk) for name, head in self._heads.items()})
-        heads = zip(self._heads.items(), begun, strict=True)
-        return self._combine({name: _run(head, rows, part) for (name, head), part in heads})
+        begun_EH, rows_ES = np.concatenate(begun, axis=1), np.asarray(states_ES)
+        shape = (len(begun_EH), self.spec.width - self._features)
+        assert rows_ES.shape == shape, f"states must have shape {shape}, had {rows_ES.shape}"
+        return self._score_rows(self.network, self._fill_up(begun_EH), self._fill_up(rows_ES))[: len(rows_ES)]
 
     def act(self, observations_ED: ArrayLike) -> NDArray[np.int64]:
         """(E,) the action of the highest score, ties to the lowest index."""
@@ -140,39 +119,6 @@ class PlainPolicy:
         """Raise ValueError for Q values: they are no logits."""
         if "logits" not in self.spec.heads:
             raise ValueError(f"policy: only logits can be sampled from, {self.spec.algorithm} has Q values")
-
-    def _stack(self, layers: tuple[Layer, ...]) -> list[_Dense]:
-        """Weight, bias and activation of each layer, in float64."""
-        return [
-            _Dense(self._wide(layer.weight), self._wide(layer.bias), _FUNCTIONS[layer.activation]) for layer in layers
-        ]
-
-    def _split_readers(self, readers: list[list[_Dense]]) -> None:
-        """Part the weights of the layers that read observations into those of the features and those of the state."""
-        self._feature_layers = []
-        for stack in readers:
-            first, width = stack[0], self._features
-            self._feature_layers.append((np.ascontiguousarray(first.weight[:, :width]), first.bias))
-            stack[0] = replace(first, weight=np.ascontiguousarray(first.weight[:, width:]))
-
-    def _wide(self, name: str) -> Floats:
-        return self._weights[name].astype(np.float64)
-
-    def _combine(self, parts: Mapping[str, Floats]) -> Floats:
-        """Logits as they are; Q values as value + advantage - mean advantage."""
-        if "logits" in parts:
-            return parts["logits"]
-        advantage_EA = parts["advantage"]
-        if "value" not in parts:
-            return advantage_EA
-        mean_E1 = np.add.reduce(advantage_EA, axis=1, keepdims=True) / advantage_EA.shape[1]
-        return np.asarray(parts["value"] + (advantage_EA - mean_E1))
-
-
-def _run(stack: list[_Dense], rows: Floats, begun: Floats | None = None) -> Floats:
-    for layer in stack:
-        rows, begun = layer(rows, begun), None
-    return rows
 
 
 def check_finite(values: Floats, name: str) -> None:
