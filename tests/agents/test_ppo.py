@@ -20,6 +20,7 @@ from ray.rllib.utils.postprocessing.value_predictions import compute_value_targe
 from ray.rllib.utils.torch_utils import clip_gradients
 
 from tradesweep.agents.advantages import build_rollout, estimate_advantages, minibatches
+from tradesweep.agents.flat import FlatWeights
 from tradesweep.agents.fragment import DISTRIBUTION_INPUTS, LOG_PROBABILITY, Fragment, segments
 from tradesweep.agents.learner import CLIPPERS
 from tradesweep.agents.ppo import ColumnarPPOLearner
@@ -129,11 +130,13 @@ def test_gradients_are_clipped_as_rllibs(kind: str, limit: float) -> None:
     generator = torch.Generator().manual_seed(3)
     weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((4, 5), (5,), (2, 3))]
     gradients = [torch.randn(weight.shape, generator=generator) for weight in weights]
+    flat = FlatWeights(weights, torch.optim.Adam(weights, fused=True))
+    flat.lend_gradients()
     for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient.clone()
+        weight.grad.copy_(gradient)
     expected = {number: gradient.clone() for number, gradient in enumerate(gradients)}
     clip_gradients(expected, grad_clip=limit, grad_clip_by=kind)
-    CLIPPERS[kind](weights, limit, torch.nn.utils.get_total_norm(gradients))
+    CLIPPERS[kind](flat, limit, torch.nn.utils.get_total_norm(gradients))
     for number, weight in enumerate(weights):
         torch.testing.assert_close(weight.grad, expected[number], rtol=1e-4, atol=1e-7)
 
@@ -302,9 +305,9 @@ def test_a_limit_that_is_never_reached_changes_no_weight(make_setting: Make) -> 
     for kl_stop in (None, 1e9):
         learner = build_learner(ColumnarPPOLearner, make_setting, kl_stop=kl_stop, use_kl_loss=False, minibatch_size=32)
         torch.manual_seed(0)
-        for weight in learner._own_weights:
+        for weight in learner._flat.weights:
             torch.nn.init.normal_(weight, std=0.1)
         learner.update_from_fragments([wide_fragment(learner)], env_steps=0)
-        found.append([weight.detach().clone() for weight in learner._own_weights])
+        found.append([weight.detach().clone() for weight in learner._flat.weights])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)

@@ -15,7 +15,7 @@ import pytest
 from tradesweep.errors import CheckpointError
 from tradesweep.policy.manifest import MANIFEST
 from tradesweep.trial import Assignment, ResumePoint
-from tradesweep.trial.checkpoints import TrialState, find_intact, publish, restore, retain
+from tradesweep.trial.checkpoints import TrialState, find_intact, publish, remove, restore, retain
 
 
 class Canary:
@@ -116,10 +116,10 @@ def test_only_the_named_checkpoints_are_kept(tmp_path: Path) -> None:
         assert (tmp_path / f"{iteration:06d}").exists(), "the store forgets before the files go"
         forgotten.append(iteration)
 
-    retain(tmp_path, keep={2, 6}, forget=forget)
+    remove(retain(tmp_path, keep={2, 6}, forget=forget))
     assert forgotten == [1, 3, 4, 5]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["000002", "000006"]
-    retain(tmp_path, keep={2, 6}, forget=forget)
+    assert retain(tmp_path, keep={2, 6}, forget=forget) == []
     assert forgotten == [1, 3, 4, 5]
 
 

@@ -325,6 +325,7 @@ def test_a_promoted_checkpoint_stays_whatever_comes_after_it(open_sweep: Open, m
     trainable = sweep.trainable(assignment)
     for _ in range(3):
         trainable.step()
+    trainable._session._removal.result()
     assert folders_of(sweep, assignment) == ["000002", "000003"]
     resumed = sweep.resume(assignment)
     trainable.reset_config(replace(resumed, resume=replace(resumed.resume, promoted=(2,))).to_config())

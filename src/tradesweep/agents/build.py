@@ -15,6 +15,7 @@ from ray.rllib.utils.annotations import override
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tradesweep.agents.dqn import ColumnarDQNConfig
+from tradesweep.agents.eager import keep_compiler_out
 from tradesweep.agents.envs import ENV_NAME, RunnerContext, register
 from tradesweep.agents.feed import install_market
 from tradesweep.agents.ppo import ColumnarPPOConfig
@@ -71,6 +72,7 @@ def build_config(agent: AgentConfig, context: RunnerContext) -> AlgorithmConfig:
 
 def build_algorithm(agent: AgentConfig, context: RunnerContext, market: Market) -> Algorithm:
     """Build the algorithm around `market`; it samples in process until runners are attached."""
+    keep_compiler_out()
     install_market(context.spec_json, market)
     return build_config(agent, context).build_algo()
 
@@ -117,6 +119,7 @@ class RemoteRunner(VectorEnvRunner):
     """A runner in a process of its own, which gets the market through the object store at its start."""
 
     def __init__(self, *, config: AlgorithmConfig, market: Market, **kwargs: Any) -> None:
+        keep_compiler_out()
         register()
         install_market(RunnerContext.from_dict(config.env_config).spec_json, market)
         super().__init__(config=config, **kwargs)

@@ -48,15 +48,16 @@ class DenseStack:
     def backward(
         self, between: Sequence[torch.Tensor], gradient_BH: torch.Tensor, *, to_rows: bool = False
     ) -> torch.Tensor:
-        """Set the gradient of every weight. `gradient_BH` is that of a number by what came out of `forward`.
+        """Set the gradient of every weight, in place where there is one already.
 
+        `gradient_BH` is the gradient of a number by what came out of `forward`.
         Return the gradient by what went into the first layer, or without `to_rows` by what came out of it.
         """
         for place in range(len(self._layers) - 1, -1, -1):
             weight, bias, activation = self._layers[place]
             gradient_BH = DERIVATIVES[activation](gradient_BH, between[place + 1])
-            weight.grad = gradient_BH.t() @ between[place]
-            bias.grad = gradient_BH.sum(0)
+            weight.grad = torch.mm(gradient_BH.t(), between[place], out=weight.grad)
+            bias.grad = torch.sum(gradient_BH, 0, out=bias.grad)
             if place or to_rows:
                 gradient_BH = gradient_BH @ weight
         return gradient_BH

@@ -37,6 +37,7 @@ from tradesweep.agents.dense import DenseStack
 from tradesweep.agents.fragment import Fragment
 from tradesweep.agents.learner import Columnar, DirectLearner
 from tradesweep.agents.replay import ColumnarReplay, ReplayBatch, ReplayConfig
+from tradesweep.agents.slopes import as_array, value_slopes
 from tradesweep.names import Draw
 from tradesweep.spec import STEPS_PER_TRAINING_STEP
 
@@ -259,7 +260,7 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
         columns = {
             Columns.OBS: batch.obs,
             Columns.NEXT_OBS: batch.next_obs,
-            Columns.ACTIONS: batch.actions[:, None],
+            Columns.ACTIONS: batch.actions,
             Columns.REWARDS: batch.rewards,
             DISCOUNTS: np.float32(self._own_config.gamma) ** batch.n_step * ~batch.terminated,
             SHARES: batch.weights / np.float32(len(batch.weights)),
@@ -290,13 +291,19 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
         # The online network reads both at once: half as many calls.
         values, between = module.online.forward(torch.cat([obs_BD, next_BD]) if config.double_q else obs_BD)
         best_of = values[len(obs_BD) :] if config.double_q else target_BA
-        next_B = target_BA.gather(1, best_of.argmax(1, keepdim=True)).squeeze(1)
-        wanted_B = torch.addcmul(batch[Columns.REWARDS], batch[DISCOUNTS], next_B)
-        selected_B = values[: len(obs_BD)].gather(1, batch[Columns.ACTIONS]).squeeze(1)
-        self._misses, self._shares, self._selected = selected_B - wanted_B, batch[SHARES], selected_B
-        slope_B = self._misses.clamp(-1.0, 1.0) if config.td_error_loss_fn == "huber" else 2.0 * self._misses
-        gradient_BA = torch.zeros_like(target_BA)
-        gradient_BA.scatter_(1, batch[Columns.ACTIONS], (self._shares * slope_B).unsqueeze(1))
+        slopes_BA, misses_B, selected_B = value_slopes(
+            as_array(values),
+            as_array(best_of),
+            as_array(target_BA),
+            as_array(batch[Columns.ACTIONS]),
+            as_array(batch[Columns.REWARDS]),
+            as_array(batch[DISCOUNTS]),
+            as_array(batch[SHARES]),
+            config.td_error_loss_fn == "huber",
+        )
+        self._misses, self._selected = torch.from_numpy(misses_B), torch.from_numpy(selected_B)
+        self._shares = batch[SHARES]
+        gradient_BA = torch.from_numpy(slopes_BA).to(self._device)
         module.online.backward(between, gradient_BA)
 
     @override(DirectLearner)
@@ -308,7 +315,7 @@ class ColumnarDQNLearner(DirectLearner, DQNTorchLearner):
             else torch.nn.functional.mse_loss
         )
         losses_B = loss_of(self._misses, torch.zeros_like(self._misses), reduction="none")
-        return {QF_LOSS_KEY: torch.dot(self._shares, losses_B), QF_MEAN_KEY: self._selected}
+        return {QF_LOSS_KEY: torch.dot(self._shares.cpu(), losses_B), QF_MEAN_KEY: self._selected}
 
     def log_metrics(self) -> None:
         """What the last update left, if there was one, for all updates since the last call."""

@@ -169,7 +169,7 @@ class ColumnarPPOLearner(DirectLearner, PPOTorchLearner):
         config = self._own_config
         return PPOLoss(
             clip=config.clip_param,
-            entropy_coeff=self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
+            entropy_coeff=float(self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()),
             kl_coeff=float(self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID]) if config.use_kl_loss else 0.0,
             value_coeff=config.vf_loss_coeff if config.use_critic else 0.0,
             value_clip=config.vf_clip_param,

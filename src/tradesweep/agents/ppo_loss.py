@@ -13,6 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from tradesweep.agents.learner import Columnar
+from tradesweep.agents.slopes import as_array, policy_slopes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,20 +36,17 @@ class PPOLoss:
 
     def policy_gradient(self, logits_NA: torch.Tensor, batch: Columnar) -> torch.Tensor:
         """(N, A) of the loss by the logits."""
-        log_p_NA, taken_N1 = logits_NA.log_softmax(1), batch[Columns.ACTIONS].view(-1, 1)
-        p_NA = log_p_NA.exp()
-        gain_N, clipped_N = self._gains(log_p_NA, batch)
-        # By log p of the taken action: the ratio's own derivative is the ratio. Where it is clipped there is none.
-        pull_N1 = gain_N.masked_fill_(gain_N > clipped_N, 0.0).view(-1, 1)
-        # d log p_taken / d logits = onehot - p
-        gradient_NA = (p_NA * pull_N1).scatter_add_(1, taken_N1, -pull_N1)
-        if self.entropy_coeff:
-            surprise_NA = log_p_NA + _entropy(p_NA, log_p_NA).view(-1, 1)
-            gradient_NA.addcmul_(p_NA, surprise_NA, value=self.entropy_coeff)
-        if self.kl_coeff:
-            acted_p_NA = batch[Columns.ACTION_DIST_INPUTS].softmax(1)
-            gradient_NA.add_(p_NA.sub_(acted_p_NA), alpha=self.kl_coeff)
-        return gradient_NA.div_(len(logits_NA))
+        slopes_NA = policy_slopes(
+            as_array(logits_NA),
+            as_array(batch[Columns.ACTION_DIST_INPUTS]),
+            as_array(batch[Columns.ACTION_LOGP]),
+            as_array(batch[Columns.ACTIONS]),
+            as_array(batch[Postprocessing.ADVANTAGES]),
+            self.clip,
+            self.entropy_coeff,
+            self.kl_coeff,
+        )
+        return torch.from_numpy(slopes_NA).to(logits_NA.device)
 
     def value_gradient(self, values_N: torch.Tensor, batch: Columnar) -> torch.Tensor:
         """(N,) of the loss by the values; none where the squared miss is beyond its limit."""

@@ -61,6 +61,7 @@ class VectorEnvRunner(SingleAgentEnvRunner):
         self._ctor_kwargs = dict(kwargs)
         self.producer: Producer | None = None
         self._tape: Tape | None = None
+        self._copies_from: torch.nn.Module | None = None
         super().__init__(config=config, **kwargs)
         seed = 0 if self.config.seed is None else int(self.config.seed)
         self._generator = np.random.default_rng(
@@ -85,10 +86,12 @@ class VectorEnvRunner(SingleAgentEnvRunner):
 
     def copy_weights(self, module: torch.nn.Module, version: int) -> None:
         """Take over the weights of a module in this process, as `set_state` does from arrays."""
-        source = dict(module.named_parameters())
-        own = dict(self.module.named_parameters())
+        if self._copies_from is not module:
+            theirs, own = dict(module.named_parameters()), dict(self.module.named_parameters())
+            self._own: list[torch.Tensor] = list(own.values())
+            self._copies_from, self._theirs = module, [theirs[name].data for name in own]
         with torch.no_grad():
-            torch._foreach_copy_(list(own.values()), [source[name] for name in own])
+            torch._foreach_copy_(self._own, self._theirs)
         self._weights_seq_no = version
 
     # --- environment and recording -------------------------------------------------------------------------------

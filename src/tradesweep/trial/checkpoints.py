@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,16 @@ def restore(folder: Path, *, manifest_sha256: str, algorithm: Algorithm) -> Tria
     return TrialState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
-def retain(checkpoints: Path, *, keep: set[int], forget: Callable[[int], None]) -> None:
-    """Delete every checkpoint but those iterations; `forget` is called with each before its files go."""
+def retain(checkpoints: Path, *, keep: set[int], forget: Callable[[int], None]) -> list[Path]:
+    """Call `forget` with every checkpoint but those iterations, and return their folders, for `remove`."""
     published = {int(folder.name): folder for folder in checkpoints.iterdir() if folder.name.isdigit()}
-    for iteration in sorted(set(published) - keep):
+    gone = sorted(set(published) - keep)
+    for iteration in gone:
         forget(iteration)
-        shutil.rmtree(published[iteration], ignore_errors=True)
+    return [published[iteration] for iteration in gone]
+
+
+def remove(folders: Sequence[Path]) -> None:
+    """Delete checkpoints that were forgotten; what cannot be deleted is left to `tradesweep gc`."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from tradesweep.policy import Evaluation, Evaluator, PlainPolicy, Run, build_pol
 from tradesweep.recording import Producer, RecorderClient, connect_recorder
 from tradesweep.spec import SweepSpec
 from tradesweep.trial.assignment import Assignment, ResumePoint, SweepContext, derive_seed
-from tradesweep.trial.checkpoints import TrialState, find_intact, publish, restore, retain
+from tradesweep.trial.checkpoints import TrialState, find_intact, publish, remove, restore, retain
 from tradesweep.trial.guards import ProgressGuard, check_evaluation, check_weights, digest_weights
 from tradesweep.trial.metrics import evaluation_metrics, evaluation_runs, learner_metrics, rollout_metrics
 from tradesweep.trial.records import IterationFacts, checkpoint_row, curve_row, evaluation_row, iteration_row
@@ -93,6 +94,8 @@ class TrialSession:
         self._steps_before, self._made_before = self.state.env_steps, self.state.updates
         self._history = self._score_history()
         self._progress = ProgressGuard()
+        self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="removal")
+        self._removal: Future[None] = self._beside.submit(remove, [])
         self._runners: RunnerPool | None = None
         self._losses = self._losses_mended = self._losses_before = 0
         self._replaced: set[int] = set()
@@ -229,6 +232,8 @@ class TrialSession:
         status = self._status()
         metrics = self._metrics(trained, evaluations, score, time.monotonic() - started)
         self._publish_and_record(policy, evaluation, score, metrics)
+        if status != TrialStatus.RUNNING:
+            self._removal.result()
         return IterationResult(
             iteration=self.state.iteration,
             env_steps=self.state.env_steps,
@@ -370,16 +375,19 @@ class TrialSession:
     def _retain(self, led: set[int]) -> None:
         """Keep the best, the last two and what was promoted; and what led before, for whoever goes back by one.
 
-        The store forgets a checkpoint before its files go: no row names nothing.
+        The store forgets a checkpoint before its files go: no row names nothing. They go while the next iteration
+        trains: deleting two dozen small files takes as long as some minibatches.
         """
         promoted = self.resume.promoted if self.resume else ()
         keep = {*self.state.leading, *self.state.newest, *led, *promoted}
         folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, 0).parent
-        retain(
+        self._removal.result()
+        forgotten = retain(
             folder,
             keep=keep,
             forget=lambda iteration: self._recorder.mark_checkpoint_deleted(self.assignment.trial_id, iteration),
         )
+        self._removal = self._beside.submit(remove, forgotten)
 
     def _hand_over_rows(self) -> None:
         """What runners have gathered is on its way before the evaluation begins, which takes longer than a commit."""
@@ -446,5 +454,6 @@ class TrialSession:
 
     def close(self) -> None:
         """Let go of the learner and the lanes; remote runners live on. What is open in the store is closed there."""
+        self._beside.shutdown()
         self.algorithm.detach_runners()
         self.algorithm.cleanup()
