@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -52,6 +53,57 @@ def test_a_plan_says_what_it_costs_and_writes_nothing(command: Any, home: Any) -
     ):
         assert words in said.out
     assert not home.path.exists()
+
+
+def test_a_plan_compares_its_disk_use_with_what_is_free(
+    command: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(
+        r"rows +about 8,970 steps, [\d.]+ MB on disk, [\d.]+ [GT]B are free\n", command("plan", "small").out
+    )
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5000))
+    assert f"\nwarning: {home.path}: about 5.0 MB are needed on disk, 0.0 MB are free; " in command("plan", "small").out
+    told = command("plan", "small", "--json").json
+    assert told["free_disk_bytes"] == 5000
+    assert sum("are needed on disk" in warning for warning in told["warnings"]) == 1
+
+
+def test_a_plan_of_very_much_is_shown_in_plain_numbers(command: Any, home: Any) -> None:
+    much = "budget.env_steps_per_trial=1000000000000 budget.trials=100000 recording.max_gb=1e12"
+    said = command("plan", "small", "--set", much).out
+    assert "PB on disk" in said or "EB on disk" in said
+    assert "e+" not in said
+
+
+def test_gpus_that_are_not_there_are_refused_by_the_plan(
+    command: Any, home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tradesweep.sweep.machine.count_gpus", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = command("plan", "small", "--set", "resources.gpus_per_trial=1")
+    assert said.code == 2
+    assert said.err.startswith(
+        "--set resources.gpus_per_trial=1 resources.gpus_per_trial must be at most the 0 GPUs of"
+    )
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert command("plan", "small", "--set", "resources.gpus_per_trial=1").code == 0, "a cluster has its own"
+
+
+HEAVY = ("ray", "torch", "mlflow", "numba", "optuna")
+
+
+def test_a_plan_imports_nothing_heavy_also_where_sweeps_are_known(swept: Any) -> None:
+    code = (
+        "import sys\nfrom tradesweep.cli.main import app\n"
+        "try:\n    app(['plan', 'small', '--set', 'env.fee_bps=2'])\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print('heavy:', sorted({{*{HEAVY!r}}} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"a new sweep, since the last one, {swept.sweep_id}, differs:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 def test_settings_change_the_plan(command: Any, home: Any) -> None:
@@ -166,7 +218,7 @@ def test_status_says_when_the_database_has_been_silent_for_long(command: Any, wo
     run_a_trial(world, silent_s=135)
     with be_driver(world.home, world.sweep_id, "small"):
         said = command("status", "small").out
-    silence = r"^nothing committed for 1[3-9]\d s: the database waits \(free disk: [\d,]+ MB\)$"
+    silence = r"^nothing committed for 1[3-9]\d s: the database waits, or no trial moves \(free disk: [\d,]+ MB\)$"
     assert re.search(silence, said, re.MULTILINE)
     assert "recorder:" not in said
 

@@ -172,9 +172,9 @@ def test_an_aborted_question_is_130() -> None:
     ("words", "message"),
     [
         (("nope",), "experiment nope is not in experiments.yaml"),
-        (("../x",), "an experiment's name must be letters, digits"),
-        (("a/b",), "an experiment's name must be letters, digits"),
-        (("",), "an experiment's name must be letters, digits"),
+        (("../x",), "must be letters, digits, '.'"),
+        (("a/b",), "must be letters, digits, '.'"),
+        (("",), "must be letters, digits, '.'"),
         (("x" * 65,), "at most 64"),
         (("small", "--set", "env.fee_bsp=1"), "--set env.fee_bsp=1 env.fee_bsp is not known here"),
         (("small", "--set", "fixed.minibatch_size=0"), "--set fixed.minibatch_size=0 fixed.minibatch_size must"),

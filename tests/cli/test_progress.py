@@ -1,22 +1,39 @@
 from __future__ import annotations
 
+import io
+import json
+import logging
+import os
+import pty
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tradesweep.cli.progress import (
+    HEADERS,
+    STALL_ITERATIONS,
+    STALL_LEAST_S,
+    STALL_UNKNOWN_S,
     LineView,
     NoView,
     Progress,
     Reader,
     Snapshot,
+    TableView,
     TrialProgress,
     choose_rows,
     choose_view,
     describe_trial,
     table_lines,
 )
-from tradesweep.names import TrialStatus
+from tradesweep.names import Metric, ProducerKey, ProducerRole, Record, TrialStatus
+from tradesweep.store import DecodedBatch, Writer
+from tradesweep.sweep.driver import be_driver
 
 
 def trial(number: int, status: TrialStatus = TrialStatus.FINISHED, **changes: Any) -> TrialProgress:
@@ -136,3 +153,167 @@ def test_a_sweep_that_never_began_shows_nothing(swept: Any, capsys: pytest.Captu
     with Progress(swept.home.database, LineView(), trials=3, env_steps_per_trial=1000):
         pass
     assert capsys.readouterr().err == ""
+
+
+# --- on a terminal --------------------------------------------------------------------------------------------
+
+
+def test_on_a_terminal_the_table_is_drawn_over_the_last_one_and_its_last_state_stays() -> None:
+    screen = io.StringIO()
+    view = TableView(Console(file=screen, force_terminal=True, width=100, height=12, color_system=None))
+    view.show(snapshot(trial(0, TrialStatus.RUNNING, last_sharpe=None, eta_s=9.0)))
+    first = screen.getvalue()
+    view.show(snapshot(trial(0), trial(1, TrialStatus.RUNNING)))
+    view.close()
+    for word in ("s-1: 1 of 5 trials", *HEADERS, "RUNNING", "flat", "0:09", "luck hurdle 0.25"):
+        assert word in first
+    second = screen.getvalue().removeprefix(first)
+    assert second.startswith("\r\x1b[2K\x1b[1A"), "over the first one, line by line"
+    assert "FINISHED" in second
+    assert second.index("FINISHED") < second.index("RUNNING")
+    assert second.endswith("\x1b[?25h"), "the cursor is back"
+
+
+def test_more_trials_than_lines_leave_the_table_on_the_screen() -> None:
+    screen = io.StringIO()
+    view = TableView(Console(file=screen, force_terminal=True, width=100, height=12, color_system=None))
+    view.show(snapshot(*(trial(number) for number in range(40))))
+    assert screen.getvalue().count("\n") < 12
+    assert "... and 34 more" in screen.getvalue()
+    view.close()
+
+
+@pytest.mark.parametrize("kind", [TableView, LineView])
+def test_a_terminal_that_is_closed_ends_the_showing_and_not_the_sweep(
+    swept: Any, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    keyboard, line = pty.openpty()
+    stream = os.fdopen(line, "w", encoding="utf-8")
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("tradesweep.cli.progress.PERIOD_S", 0.05)
+    with Progress(swept.home.database, kind(), trials=3, env_steps_per_trial=1000) as progress:
+        os.close(keyboard)
+        progress.watch(swept.sweep_id)
+        time.sleep(0.5)
+        assert progress._thread is not None
+        assert progress._thread.is_alive(), "it still says in the log what hangs"
+    with suppress(OSError):
+        stream.close()
+
+
+# --- from another terminal ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(world: Any) -> Callable[..., None]:
+    """A running sweep of three trials, of which one has results, the last so long ago."""
+
+    def start(*, iterations: int = 2, elapsed_s: float = 4.0, silent_s: float = 0.0) -> None:
+        now = time.time_ns() // 1000
+        with Writer(world.home.database, clock_us=lambda: now - int(silent_s * 1e6)) as writer:
+            world.open_sweep(
+                writer, spec_json=world.runtime.spec.to_json(), driver_host=socket.gethostname(), driver_started_at=now
+            )
+            trial_id = world.open_trial(writer, 0)
+            key = ProducerKey(world.sweep_id, trial_id, writer.start_attempt(trial_id, 1), ProducerRole.TRIAL, 0)
+            grant = writer.hello(key, pid=1, host="here")
+            for number in range(1, iterations + 1):
+                spent = elapsed_s * number / iterations
+                metrics = json.dumps({Metric.RECORDER_ROWS_PER_S: 1.0, Metric.RECORDER_LAG: 0.1})
+                rows = {Record.ITERATIONS: [(number, now, 100 * number, 10, 1, spent, metrics)]}
+                writer.apply(DecodedBatch(producer=key, epoch=grant.epoch, seq=number, rows=rows))
+
+    return start
+
+
+def test_status_of_a_running_sweep_is_the_table_that_the_sweep_itself_shows(
+    command: Any, world: Any, start: Any
+) -> None:
+    start()
+    with be_driver(world.home, world.sweep_id, "small"):
+        said = command("status", "small").out
+        told = command("status", "small", "--json").json["progress"]
+    title, headers, row = said.splitlines()[:3]
+    assert title.startswith(f"{world.sweep_id}: 0 of 3 trials, 0:0")
+    assert " ".join(HEADERS).split() == headers.split()
+    assert row.split() == ["0", "RUNNING", "200", "50", "flat", "-", "0:16"]
+    (trial,) = told["trials"]
+    assert (trial["steps_per_s"], trial["eta_s"], trial["stalled_s"]) == (50.0, 16.0, None)
+    assert "best:" in said or "no trial has a policy" in said, "and the leaderboard below it"
+    assert command("status", "small", "--json").json["progress"] is None, "its process has ended"
+
+
+def test_whoever_watches_sees_the_progress_alone_and_the_leaderboard_when_nothing_runs_any_more(
+    command: Any, world: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    driver, pauses = ExitStack(), []
+
+    def pause(seconds: float) -> None:
+        driver.close()
+        pauses.append(seconds)
+        if len(pauses) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tradesweep.cli.status.time.sleep", pause)
+    with driver:
+        driver.enter_context(be_driver(world.home, world.sweep_id, "small"))
+        said = command("status", "small", "--watch").out
+    running, headers, ended = said.partition("steps/s")
+    assert headers
+    assert "no trial has a policy" not in running
+    assert "steps/s" not in ended
+    assert "no trial has a policy that may be chosen yet" in ended
+
+
+# --- a trial that hangs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("iterations", "elapsed_s", "silent_s", "stalls"),
+    [
+        (2, 4.0, STALL_LEAST_S - 5, False),
+        (2, 4.0, STALL_LEAST_S + 5, True),
+        (2, 80.0, STALL_ITERATIONS * 40.0 - 5, False),
+        (2, 80.0, STALL_ITERATIONS * 40.0 + 5, True),
+        (0, 0.0, STALL_UNKNOWN_S - 5, False),
+        (0, 0.0, STALL_UNKNOWN_S + 5, True),
+    ],
+)
+def test_a_trial_may_hang_when_it_is_silent_for_much_longer_than_its_iterations_take(
+    world: Any, start: Any, iterations: int, elapsed_s: float, silent_s: float, stalls: bool
+) -> None:
+    start(iterations=iterations, elapsed_s=elapsed_s, silent_s=silent_s)
+    (seen,) = Reader.of(world.store, world.store.get_sweep(world.sweep_id)).read().trials
+    assert (seen.stalled_s is not None) == stalls
+    if stalls:
+        assert seen.stalled_s == pytest.approx(silent_s, abs=3.0)
+
+
+def test_an_attempt_that_has_just_begun_is_not_silent_since_the_last_one(world: Any, start: Any) -> None:
+    start(silent_s=86_400.0)
+    with Writer(world.home.database) as writer:
+        (trial,) = world.store.list_trials(world.sweep_id)
+        writer.start_attempt(trial.trial_id, 2)
+    (seen,) = Reader.of(world.store, world.store.get_sweep(world.sweep_id)).read().trials
+    assert (seen.status, seen.stalled_s) == (TrialStatus.RUNNING, None)
+
+
+def test_a_trial_that_may_hang_is_named_in_the_log_in_lines_in_the_table_and_in_status(
+    command: Any, world: Any, start: Any, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = "warning: trial 0 may hang: nothing committed for 2:1"
+    start(silent_s=135.0)
+    monkeypatch.setattr("tradesweep.cli.progress.PERIOD_S", 0.05)
+    caplog.set_level(logging.WARNING, "tradesweep")
+    with Progress(world.home.database, LineView(), trials=3, env_steps_per_trial=1000) as progress:
+        progress.watch(world.sweep_id)
+        time.sleep(0.5)
+    assert capsys.readouterr().err.count(warning) == 1, "once, however often it is looked at"
+    assert [message.startswith(warning) for message in caplog.messages] == [True]
+    with be_driver(world.home, world.sweep_id, "small"):
+        assert warning in command("status", "small").out
+    view = LineView()
+    for stalled_s in (100.0, 101.0, None, 102.0):
+        view.show(snapshot(trial(0, TrialStatus.RUNNING, stalled_s=stalled_s)))
+    assert capsys.readouterr().err.count("may hang") == 2, "again after it moved"

@@ -66,7 +66,7 @@ def test_the_driver_is_asked_and_waited_for(command: Any, drive: Any, name: tupl
     process = drive(0.2)
     said = command("stop", *name)
     assert said.code == 0
-    assert f"small-1: process {process.pid} saves its trials" in said.out
+    assert f"small-1: process {process.pid} ends each trial after the evaluation under way" in said.out
     assert process.poll() == 143, "it has ended when the command has"
 
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tradesweep.env.rewards import LogReturn
 
 STRIKES_AFTER = 3
 """Iterations that are published before anything goes wrong."""
+SLOW_STEP_S = 0.2
+"""Of the 64 that an iteration of these trials has at 8 lanes."""
 
 
 class Planted(LogReturn):
@@ -85,6 +88,13 @@ def die(reward: Planted, reward_E: Any) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def take_long(reward: Planted, reward_E: Any) -> Any:
+    """One iteration that lasts longer than Ray Tune waits for a process that should end; the others are quick."""
+    if reward._session.state.iteration == STRIKES_AFTER:
+        time.sleep(SLOW_STEP_S)
+    return reward_E
+
+
 def damage_and_die(damage: Callable[[list[Path]], None]) -> Callable[[Planted, Any], Any]:
     """Harm the checkpoints of the first attempt, given newest first, and die; a second attempt does well."""
 
@@ -139,6 +149,7 @@ WRONGS_IN_SAMPLING: dict[float, Callable[[Planted, Any], Any]] = {
     0.94: spoil_state,
     0.95: run_out_of_memory,
     0.97: die,
+    0.98: take_long,
     0.81: damage_and_die(flip_a_byte),
     0.82: damage_and_die(truncate),
     0.83: damage_and_die(take_the_wrong_manifest),

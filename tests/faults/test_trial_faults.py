@@ -15,7 +15,7 @@ from tests.faults.sweeps import query
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-LEARNS, EXPLODES, FREEZES = 1e-3, 1e6, 1e-30
+LEARNS, EXPLODES, FREEZES, CRAWLS = 1e-3, 1e6, 1e-30, 1e-9
 TRIALS: list[tuple[float, float, str, str]] = [
     (0.90, LEARNS, "FINISHED", ""),
     (0.91, LEARNS, "FAILED", "RuntimeError: the exchange is closed"),
@@ -112,3 +112,29 @@ def test_a_sweep_without_any_objective_has_failed(swept: Any) -> None:
     done = workplace.run("promote", said["sweep_id"])
     assert done.returncode == 3
     assert "no checkpoint may be chosen" in done.stderr
+
+
+def test_a_searcher_that_learns_and_a_pruner_go_on_past_what_goes_wrong(make_workplace: Any) -> None:
+    workplace = make_workplace()
+    searched = [
+        (0.90, LEARNS, "FINISHED"),
+        (0.92, LEARNS, "DIVERGED"),
+        (0.90, EXPLODES, "DIVERGED"),
+        (0.91, LEARNS, "FAILED"),
+        (0.90, CRAWLS, "PRUNED"),
+    ]
+    plant(workplace, "planted", [{"gamma": gamma, "lr": lr} for gamma, lr, _ in searched])
+    # The pruner looks for the first time after the iteration in which things go wrong.
+    halving = f"pruner={{kind: successive_halving, min_evaluations: {STRIKES_AFTER + 1}, reduction_factor: 2}}"
+    drawn = 2
+    settings = f"searcher.kind=tpe searcher.startup_trials=2 budget.trials={len(searched) + drawn}"
+    done = workplace.run("sweep", "planted", "--json", "--set", settings, "--set", halving)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = query(workplace.database, "select status, point_json from trials order by trial_no")
+    assert [status for status, _ in rows[: len(searched)]] == [status for _, _, status in searched]
+    assert {status for status, _ in rows[len(searched) :]} <= {"FINISHED", "PRUNED", "FAILED", "DIVERGED", "STOPPED"}
+    assert len(rows) == len({point for _, point in rows}) == len(searched) + drawn
+    said = json.loads(done.stdout)
+    failed = sum(status in ("FAILED", "DIVERGED") for status, _ in rows)
+    assert (said["status"], said["trials"], said["failed"]) == ("FINISHED", len(rows), failed)
+    check_invariants(workplace.database)

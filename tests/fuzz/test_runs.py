@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,20 @@ def is_small(params: dict[str, Any], lanes: int) -> bool:
     return max([lanes * 16, *sizes, *hiddens, *(a * b for a in hiddens for b in hiddens)]) <= MOST_WORK
 
 
+def build_agent(plan: Any, market: Any) -> Any:
+    """What trains some point of the plan."""
+    params = draw_point(plan.spec)
+    agent = AgentConfig(algorithm=plan.spec.algorithm, params=params, seed=1, lanes=plan.resources.lanes, env_runners=0)
+    context = RunnerContext(spec_json=plan.spec.to_json(), market_sha256=market.sha256)
+    return build_algorithm(agent, context, market)
+
+
 def run_a_trial(plan: Any) -> None:
-    spec, lanes = plan.spec, plan.resources.lanes
-    params = draw_point(spec)
-    assume(is_small(params, lanes))
+    spec = plan.spec
+    assume(is_small(draw_point(spec), plan.resources.lanes))
     market = compile_market(spec)
     config = compile_env(spec, market)
-    agent = AgentConfig(algorithm=spec.algorithm, params=params, seed=1, lanes=lanes, env_runners=0)
-    algorithm = build_algorithm(agent, RunnerContext(spec_json=spec.to_json(), market_sha256=market.sha256), market)
+    algorithm = build_agent(plan, market)
     with closing_agent(algorithm), suppress(TradesweepError):  # an end with a word of ours is one, too
         algorithm.train()
         layers, weights = plain_layers(spec.algorithm, algorithm.get_module(DEFAULT_MODULE_ID))
@@ -84,6 +91,25 @@ def small_ray() -> Iterator[None]:
     yield
     ray.shutdown()
     torch.set_num_threads(before)
+
+
+def test_learning_from_the_first_step_on_trains_and_goes_on_with_an_empty_replay(bench: Bench, tmp_path: Path) -> None:
+    for name, sweep in SWEEPS.items():
+        bench.write(f"sweeps/{name}.yaml", write(sweep))
+    bench.write("experiments.yaml", (SHIPPED / "experiments.yaml").read_bytes())
+    settings = ("fixed.num_steps_sampled_before_learning_starts=0", "fixed.train_batch_size_per_learner=32")
+    plan = make_plan(load_spec("smoke_dqn", root=bench.root, overrides=settings))
+    first, second = (build_agent(plan, plan.market) for _ in range(2))
+    with closing_agent(first), closing_agent(second):
+        first.train()
+        assert first.updates_made > 0
+        first.save_to_path(tmp_path / "rllib")
+        assert not list(tmp_path.rglob("replay.npz"))
+        second.restore_from_path(tmp_path / "rllib")
+        second.train()
+        assert second.updates_made > 0
+        _, weights = plain_layers("dqn", second.get_module(DEFAULT_MODULE_ID))
+        assert all(np.isfinite(values).all() for values in weights.values())
 
 
 @given(st.data(), st.sampled_from(EXPERIMENTS))

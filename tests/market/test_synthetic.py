@@ -120,7 +120,7 @@ REFUSED = {
     "unknown market": ("heston", {}, "must be one of beta, brownian, gap_trap, planted, regime, was 'heston'"),
     "unknown parameter": ("planted", {"rhoo": 0.1}, "planted has no parameter 'rhoo'; it has bars, q, rho, sigma"),
     "parameter of another": ("brownian", {"rho": 0.1}, "brownian has no parameter 'rho'"),
-    "q too small": ("planted", {"q": 0.05}, "planted q must be a number from 0.1 to 1, was 0.05"),
+    "q too small": ("planted", {"q": 0.05}, "market.params.q must be a number from 0.1 to 1, was 0.05"),
     "rho above one": ("planted", {"rho": 1.5}, "rho must be a number from -1 to 1, was 1.5"),
     "text": ("planted", {"sigma": "0.01"}, "sigma must be a number .* was '0.01'"),
     "not a number": ("planted", {"sigma": float("nan")}, "sigma must be a number .* was nan"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tradesweep.errors import BadInput
 from tradesweep.spec import Choice, ConfirmSpec, Uniform
 
 
@@ -116,6 +117,52 @@ def test_another_sweep_file_can_be_chosen_and_changed(load, root, ppo: str) -> N
 def test_a_wrong_override_is_refused_in_one_line_that_names_it(refuse, override: str, message: str) -> None:
     [line] = refuse(override)
     assert line.startswith(f"--set {override} {message}" if override else "--set '' must look")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("splits.train=[2000-01-01, 2001-01-01]", "splits must be all dates or all bar counts"),
+        ("evaluation.count=5000", "budget.env_steps_per_trial must be at least evaluation.count (5000), was 4000"),
+        ("evaluation={count: 5000}", "budget.env_steps_per_trial must be at least evaluation.count (5000), was 4000"),
+        ("market.source=sample", "market.params must not be given for source sample, was"),
+        ("market.source=csv", "market.path must be given for source csv, was null"),
+        ("searcher.kind=grid", "search.lr must be grid or choice under the grid searcher, was loguniform"),
+        ("env.episode_bars=9", "fixed.n_step must be below env.episode_bars (9), was 20; write at most 8"),
+    ],
+)
+def test_what_an_override_makes_wrong_elsewhere_is_blamed_on_it(refuse, dqn: str, override: str, message: str) -> None:
+    [line] = refuse(override, sweep=dqn.replace("gamma: 0.9", "n_step: 20"))
+    assert line.startswith(f"--set {override} {message}")
+
+
+def test_what_a_file_says_wrong_is_never_blamed_on_another_override(refuse, experiments: str, dqn: str) -> None:
+    for override in ("env.fee_bps=1", "budget.trials=2", "market.params.q=0.3", "seed=1", "splits.test=200"):
+        short = experiments.replace("episode_bars: 50", "episode_bars: 1")
+        [line] = refuse(override, experiments=short, sweep=dqn)
+        assert line.startswith("experiments.yaml:19 env.episode_bars must be")
+        [line] = refuse(override, experiments=experiments, sweep=dqn.replace("gamma: 0.9", "gamma: high"))
+        assert line.startswith("sweeps/tiny.yaml:3 fixed.gamma must be a number")
+
+
+@pytest.mark.parametrize(
+    ("message", "overrides", "place"),
+    [
+        ("market.params.bars must be less", ("market.params.bars=9", "splits.train=5"), "--set market.params.bars=9"),
+        ("market.params.rho must be less", ("market.params.bars=9", "splits.train=5"), "experiments.yaml:13"),
+        ("splits must not need more bars", ("market.params.bars=9",), "--set market.params.bars=9"),
+        ("splits.validation must hold bars", ("splits.embargo_bars=9",), "--set splits.embargo_bars=9"),
+        ("features must be known", ("splits.train=5",), "--set splits.train=5"),
+        ("features.rsi.period must be whole", ("splits.train=5",), "experiments.yaml:14"),
+        ("prices must be bars", ("env.fee_bps=5",), "experiments.yaml:10"),
+    ],
+)
+def test_what_the_data_says_wrong_is_blamed_on_the_override_that_it_needs(
+    load, message: str, overrides: tuple[str, ...], place: str
+) -> None:
+    with pytest.raises(BadInput) as refused, load(*overrides).placing("market"):
+        raise BadInput(message)
+    assert str(refused.value) == f"{place} {message}"
 
 
 def test_an_override_that_would_break_the_terminal_is_shown_escaped(refuse) -> None:

@@ -45,6 +45,37 @@ def test_a_sweep_is_found_by_its_id_or_as_the_newest_of_its_experiment(world: An
     assert store.find_sweep("smal") is None
 
 
+def test_a_clock_that_was_set_back_makes_no_sweep_older(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does going on with one make it newer; times are those that the clock said."""
+    monkeypatch.setattr(world.writer, "_clock_us", lambda: 1)
+    for number in (2, 10, 9):
+        world.writer.open_sweep(world.new_sweep(sweep_id=f"small-12345678-{number}"))
+    world.writer.open_sweep(world.new_sweep(sweep_id="other-1", experiment="other"))
+    monkeypatch.setattr(world.writer, "_clock_us", lambda: 10**15)
+    world.writer.close_sweep(world.sweep_id, SweepStatus.INTERRUPTED)
+    world.writer.open_sweep(world.new_sweep(driver_pid=77))
+    store = world.store
+    newest_first = ["small-12345678-9", "small-12345678-10", "small-12345678-2", "small-12345678"]
+    assert [sweep.sweep_id for sweep in store.list_sweeps("small")] == newest_first
+    assert [sweep.sweep_id for sweep in store.list_sweeps()] == ["other-1", *newest_first]
+    assert store.get_sweep("small").sweep_id == newest_first[0]
+    assert store.get_sweep("small").created_at == 1
+
+
+def test_closings_of_trials_are_read_in_their_order_and_read_on(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        world.open_trial(number)
+    clock = iter(range(9, 0, -1))
+    monkeypatch.setattr(world.writer, "_clock_us", lambda: next(clock))
+    for trial_id, status in ((3, "INTERRUPTED"), (1, "FINISHED"), (2, "FAILED"), (3, "FINISHED")):
+        world.writer.close_trial(trial_id, TrialStatus(status), None)
+    found = world.store.closings_after(0, world.sweep_id)
+    assert [trial_id for _, trial_id in found] == [3, 1, 2, 3]
+    assert found == sorted(found)
+    assert world.store.closings_after(found[1][0], world.sweep_id) == found[2:]
+    assert world.store.closings_after(0, "other-1") == []
+
+
 def test_what_is_not_there_is_named(world: Any) -> None:
     with pytest.raises(NotFound, match="there is no trial 77; `tradesweep status` lists them"):
         world.store.get_trial(77)

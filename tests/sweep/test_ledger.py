@@ -101,6 +101,39 @@ def test_what_still_runs_at_the_end_is_interrupted_and_goes_on_next_time(make_le
     assert second.next_assignment("z") is None
 
 
+def test_a_smaller_budget_finishes_what_was_begun_and_begins_no_point(
+    make_ledger, finish, store, recorder, load
+) -> None:
+    first = make_ledger("budget.trials=6", "seeds=2")
+    for number in range(5):
+        first.next_assignment(str(number))
+    first.end_all()
+    assert first.left == 12, "what was interrupted is left to do"
+    second = make_ledger("budget.trials=1", "seeds=2")
+    assert (second.left, second.at_once, second.most_starts) == (6, 6, 6)
+    for number in range(6):
+        assert second.next_assignment(str(number)) is not None
+        assert second.left == 5 - number
+        finish(second, str(number), 1.0)
+    assert second.next_assignment("z") is None
+    trials = store.list_trials("tiny-1")
+    assert [(trial.point_no, trial.seed_no) for trial in trials] == [(p, s) for p in range(3) for s in range(2)]
+    recorder.close_sweep("tiny-1", SweepStatus.FINISHED)
+    assert complete(load, store, "budget.trials=1", "seeds=2")
+
+
+@pytest.mark.parametrize("begun", [0, 4])
+def test_a_smaller_budget_never_makes_the_work_that_is_left_negative(make_ledger, finish, begun: int) -> None:
+    first = make_ledger("budget.trials=6")
+    for number in range(4):
+        first.next_assignment(str(number))
+    for number in range(4 - begun):
+        finish(first, str(number), 1.0)
+    first.end_all()
+    second = make_ledger("budget.trials=1")
+    assert (second.left, second.most_starts) == (begun, begun)
+
+
 def crash(ledger: Ledger, recorder: LocalRecorder, tune_id: str) -> int:
     """Hand out a trial, and lose its process after it began."""
     assignment = ledger.next_assignment(tune_id)
@@ -360,6 +393,18 @@ def test_a_sweep_is_complete_until_more_is_asked_of_it(make_ledger, finish, reco
     assert not complete(load, store, "budget.trials=4")
     assert not complete(load, store, "budget.trials=3", "confirm={top: 1, seeds: 1}")
     assert not complete(load, store, "budget.trials=3", env_steps=2048)
+
+
+def test_a_failed_sweep_is_complete_when_every_trial_has_its_end(make_ledger, finish, recorder, store, load) -> None:
+    ledger = make_ledger("budget.trials=2")
+    for name in "ab":
+        ledger.next_assignment(name)
+        finish(ledger, name, 0.0, TrialStatus.FAILED)
+    recorder.close_sweep("tiny-1", SweepStatus.FAILED)
+    assert complete(load, store, "budget.trials=2")
+    assert not complete(load, store, "budget.trials=3")
+    recorder.close_sweep("tiny-1", SweepStatus.INTERRUPTED)
+    assert not complete(load, store, "budget.trials=2"), "its end was not written"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tradesweep.errors import SpecError
+from tradesweep.home import Home
 from tradesweep.spec import list_experiments, load_spec
 from tradesweep.sweep.machine import Machine
-from tradesweep.sweep.plan import Plan, make_plan
+from tradesweep.sweep.plan import Plan, in_gb, look_at_disk, make_plan
 from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -139,3 +141,36 @@ def test_more_memory_than_there_is_is_a_warning(load, monkeypatch: pytest.Monkey
     assert said == "about 1.9 GB of memory are needed, 1.5 GB are free; choose fewer resources.concurrent_trials"
     assert unknown.warnings == roomy.warnings
     assert (tight.to_dict()["free_bytes"], unknown.to_dict()["free_bytes"]) == (1_500_000_000, None)
+
+
+def test_less_free_disk_than_is_needed_is_a_warning(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, home = make_plan(load()), Home(tmp_path / "not" / "there" / "yet")
+    real = look_at_disk(plan, home)
+    assert 0 < real.free_disk_bytes < 10**15
+    assert real.warnings == plan.warnings
+    assert not (tmp_path / "not").exists(), "asking writes nothing"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    tight = look_at_disk(plan, home)
+    assert tight.free_disk_bytes == 1_000_000
+    (said,) = set(tight.warnings) - set(plan.warnings)
+    assert said.startswith(
+        f"{home.path}: about 5.2 MB are needed on disk, 1.0 MB are free; free some space, set TRADESW"
+    )
+    told = json.loads(json.dumps(tight.to_dict()))
+    assert told["free_disk_bytes"] == 1_000_000
+    assert said in told["warnings"]
+
+
+def test_a_database_elsewhere_says_nothing_of_the_disk(load, tmp_path: Path) -> None:
+    home = Home(tmp_path, "postgresql://somebody@127.0.0.1:1/db")
+    assert look_at_disk(make_plan(load()), home).free_disk_bytes == pytest.approx(
+        shutil.disk_usage(tmp_path).free, rel=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(5.2e6, "0.0052 GB"), (1.7e10, "17 GB"), (1.7e11, "170 GB"), (1.9e13, "19,000 GB")]
+)
+def test_gigabytes_are_never_written_in_powers_of_ten(size: float, text: str) -> None:
+    assert in_gb(size) == text

@@ -7,7 +7,7 @@ import pytest
 from tradesweep.errors import SpecError
 from tradesweep.sweep import machine
 from tradesweep.sweep.machine import Machine
-from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS, resolve_resources
+from tradesweep.sweep.resources import BYTES_OF_DRIVER, BYTES_PER_PROCESS, Resources, resolve_resources
 
 PPO = """
 algorithm: ppo
@@ -86,6 +86,95 @@ def test_what_can_never_be_scheduled_is_refused_with_its_place(load, overrides: 
     with pytest.raises(SpecError, match=r"--set|experiments\.yaml") as refused:
         resolve_resources(load(*(f"resources.{override}" for override in overrides)), Machine(cpus=2))
     assert message in str(refused.value)
+
+
+def test_gpus_that_are_not_there_are_refused_and_shares_of_one_are_divided(load) -> None:
+    def resolve(*settings: str, gpus: int | None) -> Resources:
+        return resolve_resources(load(*(f"resources.{setting}" for setting in settings)), Machine(cpus=8, gpus=gpus))
+
+    refused = [
+        (
+            ("gpus_per_trial=1",),
+            0,
+            "gpus_per_trial must be at most the 0 GPUs of this machine, or no trial can ever start",
+        ),
+        (("gpus_per_trial=0.5",), 0, "gpus_per_trial must be at most the 0 GPUs of this machine, or"),
+        (("gpus_per_trial=2",), 1, "gpus_per_trial must be at most the 1 GPU of this machine, or"),
+        (("gpus_per_trial=1.5",), 2, "gpus_per_trial must be a share of one GPU or a whole number of them, was 1.5"),
+        (
+            ("gpus_per_trial=1", "concurrent_trials=3"),
+            2,
+            "concurrent_trials must leave 1 GPUs to each trial on a machine",
+        ),
+        (
+            ("gpus_per_trial=0.6", "concurrent_trials=2"),
+            1,
+            "concurrent_trials must leave 0.6 GPUs to each trial on a m",
+        ),
+    ]
+    for settings, gpus, message in refused:
+        with pytest.raises(SpecError, match=r"^--set resources\.") as error:
+            resolve(*settings, gpus=gpus)
+        assert f"resources.{message}" in str(error.value)
+    for settings, gpus, concurrent in [
+        (("gpus_per_trial=1",), 2, 2),
+        (("gpus_per_trial=0.4",), 1, 2),
+        (("gpus_per_trial=0.6",), 2, 2),
+        (("gpus_per_trial=2",), 3, 1),
+        (("gpus_per_trial=9",), None, 3),
+        (("gpus_per_trial=0",), 0, 3),
+        (("gpus_per_trial=0.5", "concurrent_trials=2"), 1, 2),
+    ]:
+        assert resolve(*settings, gpus=gpus).concurrent_trials == concurrent, settings
+    assert resolve("gpus_per_trial=1", gpus=2).why.startswith("1 of 2 GPUs for each trial")
+
+
+TOOL = "#!/bin/sh\necho 'GPU 0: NVIDIA X (UUID: GPU-1)'\necho '  MIG 1g.5gb Device 0: (UUID: MIG-2)'\n"
+
+
+@pytest.mark.parametrize(
+    ("driver", "tool", "visible", "expected"),
+    [
+        (2, None, None, 2),
+        (2, None, "1", 1),
+        (2, None, "0,1,2", 2),
+        (2, None, "", 0),
+        (2, None, "NoDevFiles", 0),
+        (0, TOOL, None, 0),
+        (None, TOOL, None, 1),
+        (None, "#!/bin/sh\nexit 9\n", None, 0),
+        (None, None, None, 0),
+    ],
+)
+def test_gpus_are_counted_as_ray_finds_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, driver: int | None, tool: str | None, visible: str | None, expected: int
+) -> None:
+    folder = tmp_path / "gpus"
+    for number in range(driver or 0):
+        (folder / f"0000:0{number}:00.0").mkdir(parents=True)
+    if driver == 0:
+        folder.mkdir()
+    monkeypatch.setattr(machine, "NVIDIA_GPUS", folder)
+    monkeypatch.setattr(machine, "AMD_GPUS", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if tool is not None:
+        (tmp_path / "nvidia-smi").write_text(tool.replace("echo", "/bin/echo"))
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.count_gpus() == machine.look_at_machine().gpus == expected
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert machine.look_at_machine().gpus is None, "those of a cluster are not here"
+
+
+def test_where_gpus_of_another_maker_may_be_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path, load) -> None:
+    monkeypatch.setattr(machine, "NVIDIA_GPUS", tmp_path / "none")
+    monkeypatch.setattr(machine, "AMD_GPUS", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.count_gpus() is None
 
 
 def test_a_row_of_all_lanes_fits_into_the_smallest_batch_that_can_be_drawn(load) -> None:

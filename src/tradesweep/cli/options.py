@@ -17,7 +17,15 @@ SWEEP = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 """A sweep's id is its experiment's name with a hash and perhaps a number behind it."""
 NEXT_SETTING = re.compile(r"\s+(?=[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*=)")
 
+LOOSE_KEY = re.compile(r"\s+(?P<key>(?P<part>[a-z_]+)(?:\.[A-Za-z0-9_]+)+)$")
+"""A dotted word at the end of a value, which may have lost its `=`."""
+WHOLE = ("[", "{", "'", '"')
+"""What a value begins with that ends with its own sign."""
+
 ExperimentArgument = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An entry of experiments.yaml.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="An entry of experiments.yaml, or one sweep of it by its id.")
+]
 SweepArgument = Annotated[str, typer.Argument(metavar="NAME", help="An experiment (its newest sweep), or a sweep.")]
 OptionalSweepArgument = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="An experiment (its newest sweep), or a sweep; default: all.")
@@ -73,6 +81,22 @@ def _check(name: str, pattern: str, what: str, longest: int) -> str:
 def split_settings(given: Sequence[str] | None) -> list[str]:
     """Settings, one each: `a.b=1 c=2` in one word are two, but blanks inside a value stay.
 
-    A new setting begins where a blank is followed by `key=`.
+    A new setting begins where a blank is followed by `key=`. Raises BadInput where one has no value.
     """
-    return [setting for word in given or () for setting in NEXT_SETTING.split(word.strip()) if setting]
+    settings = [setting for word in given or () for setting in NEXT_SETTING.split(word.strip()) if setting]
+    for setting in settings:
+        check_setting(setting)
+    return settings
+
+
+def check_setting(setting: str) -> None:
+    """Raise BadInput when the value ends with another key: its own value was forgotten."""
+    key, _, value = setting.partition("=")
+    loose = LOOSE_KEY.search(value)
+    if loose is None or key.strip() == "description" or value.lstrip().startswith(WHOLE):
+        return
+    from tradesweep.spec import SweepSpec
+
+    if loose["part"] in SweepSpec.model_fields:
+        key = loose["key"]
+        raise BadInput(f"--set {setting}: every key must have a value, {key} has none; write {key}=...")

@@ -71,11 +71,11 @@ def format_time(at_us: int | None) -> str:
 def format_bytes(size: int) -> str:
     """In the unit that leaves one to three digits before the point."""
     value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if value < 999.5:
             break
         value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
 
 
 def format_seed(point_no: int, seed_no: int, *, fresh: bool) -> str:

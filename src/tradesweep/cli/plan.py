@@ -29,10 +29,12 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show what a sweep would do and need; start nothing."""
+    home = find_home(root)
     made = load_plan(experiment, split_settings(settings), root)
     from tradesweep.sweep.differences import find_changes
+    from tradesweep.sweep.plan import look_at_disk
 
-    changed = find_changes(made, find_home(root))
+    made, changed = look_at_disk(made, home), find_changes(made, home)
     if json_:
         print_json({**made.to_dict(), "changed_since": changed and changed.to_dict()})
     else:
@@ -73,19 +75,20 @@ def summary_lines(made: Plan) -> list[str]:
     """What it will cost, and what luck alone would show."""
     from tradesweep.sweep.plan import describe_limits
 
-    have, budget = made.resources, made.spec.budget
+    have = made.resources
     remote = f"{have.env_runners} remote env runner{'s' if have.env_runners > 1 else ''}"
     runners = remote if have.env_runners else "sampling in process"
     free = "" if made.free_bytes is None else f", {format_bytes(made.free_bytes)} are free"
+    left = "" if made.free_disk_bytes is None else f", {format_bytes(made.free_disk_bytes)} are free"
     return [
         row("trials", f"{describe_trials(made)}, {have.concurrent_trials} at a time on {have.cpus} CPUs"),
         *(row("limits", "; ".join(limits)) for limits in [describe_limits(made.spec)] if limits),
         row("each", f"{have.cpus_per_trial:g} of the CPUs, {runners}, {have.lanes} lanes"),
         row("because", have.why),
         row("memory", f"about {format_bytes(have.memory_bytes)} for all processes{free}"),
-        row("env steps", f"{made.env_steps:,} ({budget.env_steps_per_trial:,} a trial), {made.updates:,} updates"),
-        row("evaluations", f"{made.spec.evaluation.count} a trial, {made.validation_bars:,} bars each"),
-        row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk"),
+        row("env steps", f"{made.env_steps:,} ({made.env_steps_per_trial:,} a trial), {made.updates:,} updates"),
+        row("evaluations", f"{made.evaluations} a trial, {made.validation_bars:,} bars each"),
+        row("rows", f"about {made.rows:,} steps, {format_bytes(made.disk_bytes)} on disk{left}"),
         row("luck hurdle", f"{made.hurdle:.2f}: the Sharpe the best of {made.trials} skill-less trials would show"),
     ]
 

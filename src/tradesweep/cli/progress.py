@@ -1,13 +1,16 @@
-"""Progress of a running sweep, read from the store by a thread of its own: the sweep itself has the main thread.
+"""Progress of a running sweep, read from the store alone: `sweep` shows it, and `status` from another terminal.
 
-On a terminal it is a table that is drawn anew; elsewhere one line for each change. Both go to stderr.
+In a sweep a thread of its own does, since the sweep has the main one. On a terminal it is a table that is drawn anew,
+elsewhere one line for each change; both go to stderr.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -23,14 +26,22 @@ from tradesweep.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tradesweep.home import DatabaseAddress
     from tradesweep.names import TrialStatus
-    from tradesweep.store import Store, TrialRow
+    from tradesweep.store import Store, SweepRow, TrialRow
 
 PERIOD_S = 1.0
 HEADERS = ("trial", "state", "env steps", "steps/s", "last", "best", "eta")
 LINES_AROUND = 6
 """Lines of the screen that the table's rows do not get."""
+STALL_ITERATIONS = 5.0
+"""A trial may hang when nothing of it was committed for as long as so many of its iterations take; each commits."""
+STALL_LEAST_S, STALL_UNKNOWN_S = 60.0, 600.0
+"""At least so long; and so long where no iteration of the sweep says how long they take."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +63,8 @@ class TrialProgress:
     point_no: int = 0
     seed_no: int = 0
     phase: str = "search"
+    stalled_s: float | None = None
+    """How long nothing of it was committed, where that is much longer than its iterations take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +80,7 @@ class Snapshot:
     hurdle: float
     """Annualised luck hurdle of the trials evaluated so far."""
     elapsed_s: float
-    """Since this command began to watch."""
+    """Since the sweep's process began."""
     eta_s: float | None
     """Until all trials have spent their budget, at the rate so far."""
 
@@ -92,6 +105,17 @@ class Reader:
         self._began_s = time.monotonic()
         self._done_before: int | None = None
 
+    @classmethod
+    def of(cls, store: Store, sweep: SweepRow) -> Self:
+        """Of a sweep that another process runs, with what its spec says."""
+        from tradesweep.spec import SweepSpec
+        from tradesweep.sweep.plan import count_trials
+        from tradesweep.sweep.points import count_points
+
+        spec = SweepSpec.from_json(sweep.spec_json)
+        trials = count_trials(spec, count_points(spec))
+        return cls(store, sweep.sweep_id, trials=trials, env_steps_per_trial=spec.budget.env_steps_per_trial)
+
     def read(self) -> Snapshot:
         """Where the sweep stands now."""
         from tradesweep.names import TRIAL_ENDS
@@ -100,18 +124,18 @@ class Reader:
         trials, sweep = self._store.list_trials(self._sweep_id), self._store.get_sweep(self._sweep_id)
         self._budget = sweep.env_steps_per_trial or self._budget
         _, hurdle = luck_of(sweep, trials)
-        elapsed_s = time.monotonic() - self._began_s
+        stalls = self._find_stalls(trials)
         return Snapshot(
             sweep_id=self._sweep_id,
-            trials=tuple(self._progress(trial) for trial in trials),
+            trials=tuple(self._progress(trial, stalls.get(trial.trial_id)) for trial in trials),
             planned=self._planned,
             ended=sum(trial.status in TRIAL_ENDS for trial in trials),
             hurdle=hurdle,
-            elapsed_s=elapsed_s,
-            eta_s=self._eta(trials, elapsed_s),
+            elapsed_s=max(time.time() - sweep.driver_started_at / 1e6, 0.0),
+            eta_s=self._eta(trials, time.monotonic() - self._began_s),
         )
 
-    def _progress(self, trial: TrialRow) -> TrialProgress:
+    def _progress(self, trial: TrialRow, stalled_s: float | None) -> TrialProgress:
         rate = trial.env_steps / trial.elapsed_s if trial.elapsed_s > 0 else None
         running = trial.status == "RUNNING" and rate
         return TrialProgress(
@@ -126,7 +150,40 @@ class Reader:
             point_no=trial.point_no,
             seed_no=trial.seed_no,
             phase=trial.phase,
+            stalled_s=stalled_s,
         )
+
+    def _find_stalls(self, trials: list[TrialRow]) -> dict[int, float]:
+        """How long each trial that may hang has been silent. It is not ended: it may only be slow."""
+        running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
+        usual = {trial.trial_id: trial.elapsed_s / trial.iterations for trial in trials if trial.iterations}
+        slowest = max(usual.values(), default=STALL_UNKNOWN_S / STALL_ITERATIONS)
+        stalls = {}
+        for trial_id, heard_at in self._last_heard(running).items():
+            silent_s = time.time() - heard_at / 1e6
+            if silent_s > max(STALL_ITERATIONS * usual.get(trial_id, slowest), STALL_LEAST_S):
+                stalls[trial_id] = silent_s
+        return stalls
+
+    def _last_heard(self, running: list[int]) -> dict[int, int]:
+        """When each of these trials committed something, or began its attempt."""
+        from sqlalchemy import func, select
+
+        from tradesweep.store.models import Attempt, Producer
+
+        attempts, producers = Attempt.table().c, Producer.table().c
+        begun = select(attempts.trial_id, func.max(attempts.started_at)).group_by(attempts.trial_id)
+        sent = select(producers.trial_id, func.max(producers.last_batch_at)).group_by(producers.trial_id)
+        queries = (
+            begun.where(attempts.trial_id.in_(running)),
+            sent.where(producers.sweep_id == self._sweep_id, producers.trial_id.in_(running)),
+        )
+        heard: dict[int, int] = {}
+        with self._store.connect() as db:
+            for query in queries:
+                for trial_id, at in db.execute(query):
+                    heard[trial_id] = max(heard.get(trial_id, 0), at or 0)
+        return heard
 
     def _last_sharpe(self, trial: TrialRow) -> float | None:
         key = trial.trial_id, trial.iterations
@@ -172,6 +229,7 @@ class LineView:
     def __init__(self) -> None:
         self._shown: dict[int, tuple[object, int]] = {}
         self._best: float | None = None
+        self._stalled: set[int] = set()
 
     def show(self, snapshot: Snapshot) -> None:
         """Say what is new."""
@@ -184,6 +242,8 @@ class LineView:
         if best is not None and best != self._best:
             self._best = best
             typer.echo(f"best so far: {three_numbers(best, snapshot.hurdle)}", err=True)
+        for trial in newly_stalled(snapshot, self._stalled):
+            typer.echo(describe_stall(trial), err=True)
 
     def close(self) -> None:
         """Every line is out."""
@@ -192,11 +252,11 @@ class LineView:
 class TableView:
     """A table on a terminal, drawn anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False)
         self._live.start()
 
@@ -235,7 +295,8 @@ class Progress:
         self._ended.set()
         if self._thread is not None:
             self._thread.join(10 * PERIOD_S)
-        self._view.close()
+        with suppress(OSError):  # a terminal that was closed
+            self._view.close()
 
     def watch(self, sweep_id: str) -> None:
         """Begin to show that sweep."""
@@ -248,13 +309,20 @@ class Progress:
 
         store = open_store(self._database)
         reader = Reader(store, sweep_id, trials=self._trials, env_steps_per_trial=self._env_steps)
+        stalled: set[int] = set()
         last = False
         while not last:
             last = self._ended.wait(PERIOD_S)
             try:
-                self._view.show(reader.read())
+                snapshot = reader.read()
             except StoreError:  # busy or full: the sweep says so itself; here the next look is good enough
                 continue
+            for trial in newly_stalled(snapshot, stalled):
+                logger.warning("%s", describe_stall(trial))
+            try:
+                self._view.show(snapshot)
+            except OSError:  # nobody reads it any more
+                self._view = NoView()
 
 
 def table_lines(snapshot: Snapshot, *, rows: int) -> list[str]:
@@ -268,6 +336,7 @@ def table_lines(snapshot: Snapshot, *, rows: int) -> list[str]:
     table = format_table((*HEADERS, *more), cells, left=(1, 8))
     hidden = len(snapshot.trials) - len(shown)
     lines = [title, *table, *([f"... and {hidden} more"] if hidden else [])]
+    lines += [describe_stall(trial) for trial in shown if trial.stalled_s is not None]
     best = snapshot.best_sharpe
     return lines if best is None else [*lines, three_numbers(best, snapshot.hurdle)]
 
@@ -307,6 +376,20 @@ def describe_trial(trial: TrialProgress, *, with_seed: bool = False) -> str:
         return line
     rate = format_number(trial.steps_per_s, 0)
     return f"{line}, {trial.env_steps:,} steps, {rate} steps/s, validation Sharpe {format_last(trial)}"
+
+
+def newly_stalled(snapshot: Snapshot, known: set[int]) -> list[TrialProgress]:
+    """Trials that may hang and are not among the `known` ones, which are brought up to date."""
+    stalled = [trial for trial in snapshot.trials if trial.stalled_s is not None]
+    new = [trial for trial in stalled if trial.trial_no not in known]
+    known.clear()
+    known.update(trial.trial_no for trial in stalled)
+    return new
+
+
+def describe_stall(trial: TrialProgress) -> str:
+    """What a person should look at."""
+    return f"warning: trial {trial.trial_no} may hang: nothing committed for {format_seconds(trial.stalled_s)}"
 
 
 def format_last(trial: TrialProgress) -> str:

@@ -36,7 +36,7 @@ def smoke(keep: KeepOption = False, root: RootOption = Path(), json_: JsonOption
     plans = [load_plan(name, [], root) for name in EXPERIMENTS]
     os.environ["MLFLOW_TRACKING_URI"] = ""  # these runs are nobody's results: they stay in the folder
     home = Home(Path(tempfile.mkdtemp(prefix=f"{SMOKE}-{os.getpid()}-")))
-    runs = [run_plan(plan, home, root.absolute(), fresh=False, quiet=json_) for plan in plans]
+    runs = [run_plan(plan, home, root.absolute(), quiet=json_) for plan in plans]
     results = check_rules(home, None)
     passed = all(outcome.exit_code == 0 for outcome, _ in runs) and all(result.passed for result in results)
     kept = keep or not passed

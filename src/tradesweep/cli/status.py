@@ -17,15 +17,19 @@ import typer
 from tradesweep.cli.board import board_lines
 from tradesweep.cli.options import JsonOption, OptionalSweepArgument, RootOption, check_sweep_name, find_home
 from tradesweep.cli.output import cut, format_number, format_table, format_time, print_json, print_lines
+from tradesweep.cli.progress import LINES_AROUND, Reader, table_lines
 from tradesweep.errors import NotFound
 
 if TYPE_CHECKING:
+    from tradesweep.cli.progress import Snapshot
     from tradesweep.home import Home
     from tradesweep.store import Store, SweepRow, TrialRow
 
 PERIOD_S = 2.0
 SILENCE_S = 15.0
 """Longer without a commit than training and evaluating take."""
+LINES_BELOW = 4
+"""Lines of the screen below the table: rows, times, how recording goes."""
 CLEAR = "\033[2J\033[H"
 """Clears a terminal."""
 HEADERS = ("sweep", "state", "trials", "failed", "Sharpe", "hurdle", "deflated", "started")
@@ -43,8 +47,12 @@ def status(
         check_sweep_name(name)
     home = find_home(root)
 
+    readers: dict[str, Reader] = {}
+
     def look() -> dict[str, Any] | list[str]:
-        return describe_all(home, as_json=json_) if name is None else describe_one(home, name, as_json=json_)
+        if name is None:
+            return describe_all(home, as_json=json_)
+        return describe_one(home, name, as_json=json_, watch=watch, readers=readers)
 
     show(look())
     while watch:
@@ -141,8 +149,13 @@ def describe_state(home: Home, sweep: SweepRow) -> str:
 # --- one sweep ------------------------------------------------------------------------------------------------
 
 
-def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | list[str]:
-    """A sweep's leaderboard, with what went wrong. Raises NotFound."""
+def describe_one(
+    home: Home, name: str, *, as_json: bool, watch: bool = False, readers: dict[str, Reader] | None = None
+) -> dict[str, Any] | list[str]:
+    """A sweep's progress while it runs, its leaderboard, and what went wrong. Raises NotFound.
+
+    Whoever watches sees the progress alone while there is any; `readers` remember it from look to look.
+    """
     from tradesweep.selection import build_leaderboard
     from tradesweep.store import database_exists, open_store
 
@@ -153,10 +166,12 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
     board, counts = build_leaderboard(store, sweep.sweep_id), store.counts(sweep.sweep_id)
     failed = [trial for trial in store.list_trials(sweep.sweep_id) if trial.error]
     recorder = find_recorder(store, home, sweep)
+    progress = find_progress(store, home, sweep, {} if readers is None else readers)
     if as_json:
         errors = {str(trial.trial_no): trial.error for trial in failed}
         return {
             "sweep": summarise(home, store, sweep),
+            "progress": None if progress is None else asdict(progress),
             "leaderboard": board.to_dict(),
             "counts": asdict(counts),
             "recorder": recorder,
@@ -164,7 +179,10 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
         }
     rows = f"{counts.episodes:,} episodes, {counts.steps:,} steps, {counts.trades:,} trades"
     times = f"{format_time(sweep.created_at)} to {format_time(sweep.ended_at)}"
-    lines = [*board_lines(board), "", rows, times]
+    lines = [] if progress is None else [*table_lines(progress, rows=screen_rows(progress)), ""]
+    if progress is None or not watch:
+        lines += [*board_lines(board), ""]
+    lines += [rows, times]
     if sweep.env_steps_per_trial is not None:
         lines.append(f"extended to {sweep.env_steps_per_trial:,} env steps a trial")
     if recorder is not None:
@@ -172,6 +190,22 @@ def describe_one(home: Home, name: str, *, as_json: bool) -> dict[str, Any] | li
     if describe_state(home, sweep) == "LOST":
         lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
     return [*lines, *(describe_error(trial) for trial in failed)]
+
+
+def find_progress(store: Store, home: Home, sweep: SweepRow, readers: dict[str, Reader]) -> Snapshot | None:
+    """Where its trials stand; None unless it runs."""
+    if describe_state(home, sweep) != "RUNNING":
+        return None
+    if sweep.sweep_id not in readers:
+        readers[sweep.sweep_id] = Reader.of(store, sweep)
+    return readers[sweep.sweep_id].read()
+
+
+def screen_rows(progress: Snapshot) -> int:
+    """So many trials as the terminal has room for; elsewhere all."""
+    if not sys.stdout.isatty():
+        return len(progress.trials)
+    return max(shutil.get_terminal_size().lines - LINES_AROUND - LINES_BELOW, 3)
 
 
 def find_recorder(store: Store, home: Home, sweep: SweepRow) -> dict[str, Any] | None:
@@ -198,7 +232,7 @@ def describe_recorder(recorder: dict[str, Any]) -> str:
     """Rows a second while it records; how long it has been silent when it does not."""
     if recorder["silent_s"] > SILENCE_S:
         free = f"free disk: {recorder['free_bytes'] / 1e6:,.0f} MB"
-        return f"nothing committed for {recorder['silent_s']:.0f} s: the database waits ({free})"
+        return f"nothing committed for {recorder['silent_s']:.0f} s: the database waits, or no trial moves ({free})"
     last = f"last commit {recorder['silent_s']:.0f} s ago"
     if recorder["rows_per_s"] is None:
         return f"recorder: {last}"

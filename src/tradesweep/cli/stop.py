@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from tradesweep.store import SweepRow
     from tradesweep.sweep.driver import Driver
 
-PATIENCE_S = 120.0
-"""How long a sweep may take to save its trials before this command gives up waiting."""
+PATIENCE_S = 180.0
+"""How long a sweep may take to end before this command gives up waiting.
+
+Trials have 60 s to the end of the evaluation under way, their processes 10; then MLflow is told.
+"""
 HASTE_S = 10.0
 """How long it may take to leave at once, before it is killed."""
 BEAT_S = 10.0
@@ -111,8 +114,13 @@ def end_driver(home: Home, driver: Driver, *, now: bool, quiet: bool) -> str:
 def wait_patiently(driver: Driver, process: int, *, quiet: bool) -> None:
     """Wait for an orderly end, with a sign of life now and then."""
     from tradesweep.sweep.driver import wait_for_end
+    from tradesweep.sweep.signals import DRAIN_TRIALS_S
 
-    tell(f"{driver.sweep_id}: process {driver.pid} saves its trials ...", quiet=quiet)
+    tell(
+        f"{driver.sweep_id}: process {driver.pid} ends each trial after the evaluation under way, within"
+        f" {DRAIN_TRIALS_S:g} s ...",
+        quiet=quiet,
+    )
     began_s = time.monotonic()
     while not wait_for_end(process, BEAT_S):
         waited_s = time.monotonic() - began_s

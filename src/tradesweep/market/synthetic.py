@@ -219,10 +219,13 @@ def _check_params(
     known = {k: p.default for k, p in inspect.signature(draw).parameters.items() if k in _BOUNDS}
     for key, value in params.items():
         if key not in known:
-            raise MarketError(f"synthetic market {name} has no parameter {key!r}; it has {_listed(known)} and 'seed'")
-        _check_number(f"synthetic market {name} {key}", value, *_BOUNDS[key], whole=key == "bars")
-    _check_number(f"synthetic market {name} seed", seed, 0, 2**63 - 1, whole=True)
-    _check_number(f"synthetic market {name} periods_per_year", periods_per_year, 1.0, 1e8, whole=False)
+            raise MarketError(
+                f"market.params.{key} must be known, but {name} has no parameter {key!r}; it has {_listed(known)} and"
+                " 'seed'"
+            )
+        _check_number(f"market.params.{key}", value, *_BOUNDS[key], whole=key == "bars")
+    _check_number("market.params.seed", seed, 0, 2**63 - 1, whole=True)
+    _check_number("market.periods_per_year", periods_per_year, 1.0, 1e8, whole=False)
     chosen = {**known, **params}
     return int(chosen["bars"]), float(chosen["sigma"])
 

@@ -13,7 +13,7 @@ from tradesweep.spec.problems import RuleBroken, is_a
 Condition = dict[str, Any]
 
 MOST_STEPS = 1_000_000
-"""Of a quantised range."""
+"""Of a quantised range; of whole numbers where a Gaussian process draws, which lists them."""
 
 
 class _Distribution(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +20,9 @@ from tradesweep.spec.yaml_loader import Place
 
 OWN_FIELDS = ("experiment", "format_version")
 """Fields of a SweepSpec that nobody writes."""
+
+MOST_ENV_STEPS = 1_000_000_000_000
+"""Of a trial: years of training."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "must be 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
@@ -84,13 +87,14 @@ class MarketSpec(_Part):
         of_file = self.source in ("csv", "parquet")
         needed, foreign = ("path", "name") if of_file else ("name", "path")
         if getattr(self, needed) is None:
-            raise RuleBroken(needed, f"must be given for source {self.source}", None)
+            raise RuleBroken(needed, f"must be given for source {self.source}", None, beside=("source",))
         if getattr(self, foreign) is not None:
             rule = f"must not be given for source {self.source}"
             remedy = "what is traded is market.instrument" if of_file else "its bars have no file"
-            raise RuleBroken(foreign, rule, getattr(self, foreign), remedy)
+            raise RuleBroken(foreign, rule, getattr(self, foreign), remedy, beside=("source",))
         if self.params and self.source != "synthetic":
-            raise RuleBroken("params", f"must not be given for source {self.source}", self.params)
+            rule = f"must not be given for source {self.source}"
+            raise RuleBroken("params", rule, self.params, beside=("source",))
         return self
 
 
@@ -189,7 +193,8 @@ class EvaluationSpec(_Part):
     @model_validator(mode="after")
     def _may_stop(self) -> Self:
         if self.min_evaluations is not None and self.min_evaluations > self.count:
-            raise RuleBroken("min_evaluations", f"must be at most count ({self.count})", self.min_evaluations)
+            rule = f"must be at most count ({self.count})"
+            raise RuleBroken("min_evaluations", rule, self.min_evaluations, beside=("count",))
         return self
 
 
@@ -197,8 +202,9 @@ class BudgetSpec(_Part):
     """What a sweep may spend."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)]
-    """Points to try; the grid searcher tries every combination instead."""
-    env_steps_per_trial: Annotated[int, Field(ge=8)]
+    """Points to try; the grid searcher tries every combination instead. With fewer than a sweep has begun already, the
+    begun ones are completed, on every seed, and no other is begun."""
+    env_steps_per_trial: Annotated[int, Field(ge=8, le=MOST_ENV_STEPS)]
     env_steps: Annotated[int, Field(ge=8)] | None = None
     """Over the whole sweep: once they are made, no trial is started any more."""
     wall_time_s: Annotated[Number, Field(gt=0)] | None = None
@@ -309,9 +315,14 @@ class SweepSpec(_Part):
 
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
 
-    def error_at(self, path: str, rule: str, value: object, remedy: str = "") -> SpecError:
-        """A SpecError that says where `path` was written, the rule, the value and what to do."""
-        return SpecError(message_at(self._places, path, rule, value, remedy))
+    def error_at(
+        self, path: str, rule: str, value: object, remedy: str = "", *, beside: Sequence[str] = ()
+    ) -> SpecError:
+        """A SpecError that says where `path` was written, the rule, the value and what to do.
+
+        `beside` are the keys that the rule compares it with: one that was given by `--set` is the place then.
+        """
+        return SpecError(message_at(self._places, path, rule, value, remedy, beside=beside))
 
     @contextmanager
     def placing(self, path: str) -> Iterator[None]:
@@ -328,7 +339,8 @@ class SweepSpec(_Part):
             if self.market.path is not None and first.startswith(self.market.path):
                 raise
             named = first if first.partition(".")[0] in SweepSpec.model_fields else path
-            raise type(error)(f"{find_place(self._places, named)} {error}") from error
+            beside = DATA if named == "features" or named.partition(".")[0] == "splits" else ()
+            raise type(error)(f"{find_place(self._places, named, beside)} {error}") from error
 
     def to_json(self) -> str:
         """Lossless text, with the places; the same text for the same spec."""
@@ -362,6 +374,10 @@ class SweepSpec(_Part):
         """`<experiment>-<first 8 of the identity>`."""
         identity = self.identity(data_sha256=data_sha256, lanes=lanes, env_runners=env_runners)
         return f"{self.experiment}-{identity[:8]}"
+
+
+DATA = ("market", "splits")
+"""What splits and features need bars of."""
 
 
 def _without_news(name: str, part: Any) -> Any:

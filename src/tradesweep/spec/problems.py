@@ -15,11 +15,14 @@ VALUE_LENGTH = 120
 
 
 class RuleBroken(ValueError):
-    """A value breaks a rule. `field` is relative to what was being read; who knows the file adds the place."""
+    """A value breaks a rule. `field` is relative to what was being read; who knows the file adds the place.
 
-    def __init__(self, field: str, rule: str, value: object, remedy: str = "") -> None:
+    So is `beside`: the fields that the rule compares it with.
+    """
+
+    def __init__(self, field: str, rule: str, value: object, remedy: str = "", *, beside: tuple[str, ...] = ()) -> None:
         super().__init__(describe(field, rule, value, remedy))
-        self.field, self.rule, self.value, self.remedy = field, rule, value, remedy
+        self.field, self.rule, self.value, self.remedy, self.beside = field, rule, value, remedy, beside
 
 
 def describe(path: str, rule: str, value: object, remedy: str = "") -> str:
@@ -36,17 +39,44 @@ def show(value: object) -> str:
     return text if len(text) <= VALUE_LENGTH else f"{text[:VALUE_LENGTH]}..."
 
 
-def message_at(places: Mapping[str, Place], path: str, rule: str, value: object, remedy: str = "") -> str:
-    """A problem with the place of `path`, or of the nearest ancestor that was written."""
-    place, text = find_place(places, path), describe(path, rule, value, remedy)
+def message_at(
+    places: Mapping[str, Place],
+    path: str,
+    rule: str,
+    value: object,
+    remedy: str = "",
+    *,
+    beside: Sequence[str] = (),
+) -> str:
+    """A problem of `path` with its place; `beside` are the keys that the rule compares it with."""
+    place, text = find_place(places, path, beside), describe(path, rule, value, remedy)
     return f"{place} {text}" if place else text
 
 
-def find_place(places: Mapping[str, Place], path: str) -> Place | None:
-    """Where `path`, or its nearest ancestor, was written."""
+def find_place(places: Mapping[str, Place], path: str, beside: Sequence[str] = ()) -> Place | None:
+    """Where `path`, or its nearest ancestor, was written.
+
+    A file that says so is not to blame for what a setting made of it: where a `--set` wrote something below `path`, or
+    a key `beside` it, it is the place.
+    """
+    own = _find_nearest(places, path)
+    if own is not None and own.is_setting:
+        return own
+    settings = [place for name in (path, *beside) for place in _places_of(places, name) if place.is_setting]
+    return settings[-1] if settings else own
+
+
+def _find_nearest(places: Mapping[str, Place], path: str) -> Place | None:
     while path and path not in places:
         path = path.rpartition(".")[0]
     return places.get(path)
+
+
+def _places_of(places: Mapping[str, Place], path: str) -> list[Place]:
+    """Of the key or its nearest ancestor, and of everything below it."""
+    nearest = _find_nearest(places, path)
+    below = [place for name, place in places.items() if name.startswith(f"{path}.")]
+    return below if nearest is None else [nearest, *below]
 
 
 def raise_all(problems: Sequence[str]) -> None:

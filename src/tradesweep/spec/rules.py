@@ -7,7 +7,15 @@ from typing import Any
 
 from tradesweep.errors import SpecError
 from tradesweep.spec.bounds import Bound, Point, find_conflicts, value_at
-from tradesweep.spec.distributions import AnyDistribution, Choice, Grid, RandInt, as_options, contains
+from tradesweep.spec.distributions import (
+    MOST_STEPS,
+    AnyDistribution,
+    Choice,
+    Grid,
+    RandInt,
+    as_options,
+    contains,
+)
 from tradesweep.spec.keys import keys_of, suggest
 from tradesweep.spec.models import SweepSpec
 from tradesweep.spec.problems import raise_all
@@ -62,13 +70,15 @@ def _one_condition(spec: SweepSpec, path: str, other: str, wanted: Any) -> list[
         return [spec.error_at(path, "must name another searched parameter", other, remedy)]
     domain = spec.search[other]
     if not isinstance(domain, (Choice, Grid, RandInt)):
-        return [spec.error_at(path, "must name a parameter drawn by choice, grid or randint", domain.kind)]
+        rule = "must name a parameter drawn by choice, grid or randint"
+        return [spec.error_at(path, rule, domain.kind, beside=[f"search.{other}"])]
     values = as_options(wanted)
     clean = keys_of(spec.algorithm)[other].clean
     rule = f"must be a value that {other} can have, or a list of them"
     if not values:
         return [spec.error_at(path, rule, wanted)]
-    return [spec.error_at(path, rule, value) for value in values if not contains(domain, clean(value))]
+    strange = [value for value in values if not contains(domain, clean(value))]
+    return [spec.error_at(path, rule, value, beside=[f"search.{other}"]) for value in strange]
 
 
 def _find_circle(spec: SweepSpec) -> list[str]:
@@ -82,18 +92,20 @@ def _find_circle(spec: SweepSpec) -> list[str]:
 def _grid_problems(spec: SweepSpec) -> list[SpecError]:
     if spec.searcher.kind != "grid":
         return []
+    chosen = ["searcher.kind"]
     problems = [
-        spec.error_at(f"search.{name}", "must be grid or choice under the grid searcher", domain.kind)
+        spec.error_at(f"search.{name}", "must be grid or choice under the grid searcher", domain.kind, beside=chosen)
         for name, domain in spec.search.items()
         if not isinstance(domain, (Grid, Choice))
     ]
     if spec.searcher.points:
         rule = "must be left out under the grid searcher, which tries every combination"
-        problems.append(spec.error_at("searcher.points", rule, list(spec.searcher.points)))
+        problems.append(spec.error_at("searcher.points", rule, list(spec.searcher.points), beside=chosen))
     size = math.prod(len(domain.options) for domain in spec.search.values() if isinstance(domain, (Grid, Choice)))
     if size > MOST_COMBINATIONS:
         remedy = "offer fewer options, or choose searcher random"
-        problems.append(spec.error_at("search", f"must be at most {MOST_COMBINATIONS:,} combinations", size, remedy))
+        rule = f"must be at most {MOST_COMBINATIONS:,} combinations"
+        problems.append(spec.error_at("search", rule, size, remedy, beside=chosen))
     return problems
 
 
@@ -104,10 +116,11 @@ def _point_problems(spec: SweepSpec) -> list[SpecError]:
         for name, value in point.items():
             path = f"searcher.points.{index}.{name}"
             if name not in spec.search:
-                remedy = suggest(name, spec.search)
-                problems.append(spec.error_at(path, "must be a searched key", value, remedy))
+                remedy, rule = suggest(name, spec.search), "must be a searched key"
+                problems.append(spec.error_at(path, rule, value, remedy, beside=[f"fixed.{name}"]))
             elif not contains(spec.search[name], value):
-                problems.append(spec.error_at(path, f"must be within {_in_words(spec.search[name])}", value))
+                rule = f"must be within {_in_words(spec.search[name])}"
+                problems.append(spec.error_at(path, rule, value, beside=[f"search.{name}"]))
     return problems
 
 
@@ -116,7 +129,7 @@ def _in_words(domain: AnyDistribution) -> str:
 
 
 def _model_problems(spec: SweepSpec) -> list[SpecError]:
-    """A model that has nothing to learn from would draw at random, and nobody would know."""
+    """A model that has nothing to learn from, or too much, would draw at random, and nobody would know."""
     kind = spec.searcher.kind
     always = [domain for domain in spec.search.values() if domain.when is None]
     ranges = [domain for domain in always if not isinstance(domain, (Choice, Grid))]
@@ -126,19 +139,32 @@ def _model_problems(spec: SweepSpec) -> list[SpecError]:
     elif kind == "gp" and not ranges and not choices:
         rule = "must not be gp where no parameter without when has more than one value"
     else:
-        return []
-    return [spec.error_at("searcher.kind", rule, kind, "choose tpe or random")]
+        return _list_problems(spec) if kind == "gp" else []
+    return [spec.error_at("searcher.kind", rule, kind, "choose tpe or random", beside=["search"])]
+
+
+def _list_problems(spec: SweepSpec) -> list[SpecError]:
+    """A Gaussian process holds all values of a range of whole numbers in memory."""
+    rule, remedy = f"must have at most {MOST_STEPS:,} values under searcher gp", "draw from fewer, or choose tpe"
+    wide = {name: domain for name, domain in spec.search.items() if isinstance(domain, RandInt)}
+    return [
+        spec.error_at(f"search.{name}", rule, f"{values:,}", remedy, beside=["searcher.kind"])
+        for name, domain in wide.items()
+        if (values := domain.high - domain.low + 1) > MOST_STEPS
+    ]
 
 
 def _count_problems(spec: SweepSpec) -> list[SpecError]:
     """Numbers that count parts of each other."""
-    problems, count = [], spec.evaluation.count
+    problems, count, beside = [], spec.evaluation.count, ["evaluation.count"]
     if spec.budget.env_steps_per_trial < count:
         rule = f"must be at least evaluation.count ({count})"
-        problems.append(spec.error_at("budget.env_steps_per_trial", rule, spec.budget.env_steps_per_trial))
+        steps = spec.budget.env_steps_per_trial
+        problems.append(spec.error_at("budget.env_steps_per_trial", rule, steps, beside=beside))
     if (least := spec.pruner.min_evaluations) > count:
         rule = f"must be at most evaluation.count ({count})"
-        problems.append(spec.error_at("pruner.min_evaluations", rule, least, f"write at most {count}"))
+        remedy = f"write at most {count}"
+        problems.append(spec.error_at("pruner.min_evaluations", rule, least, remedy, beside=beside))
     return problems
 
 
@@ -159,7 +185,9 @@ def _bound_error(spec: SweepSpec, bound: Bound, nearest: Point) -> SpecError:
     part = "search" if name in spec.search else "fixed"
     is_written = name in (*spec.search, *spec.fixed)
     remedy = f"write at most {most}" if is_written else f"this is its default; set fixed.{name} to {most}"
-    return spec.error_at(f"{part}.{name}", _in_rule(spec, bound, nearest), value_at(spec, nearest, name), remedy)
+    beside = [bound.larger, f"fixed.{bound.larger}", f"search.{bound.larger}"]
+    value = value_at(spec, nearest, name)
+    return spec.error_at(f"{part}.{name}", _in_rule(spec, bound, nearest), value, remedy, beside=beside)
 
 
 def _point_error(spec: SweepSpec, path: str, given: Point, bound: Bound, nearest: Point) -> SpecError:

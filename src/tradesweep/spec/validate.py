@@ -130,7 +130,8 @@ def _clean_point(point: Body, keys: Mapping[str, Key]) -> Body:
 
 def _located(path: str, broken: RuleBroken, places: Places) -> str:
     field = f"{path}.{broken.field}" if broken.field else path
-    return message_at(places, field, broken.rule, broken.value, broken.remedy)
+    beside = [f"{path}.{other}" for other in broken.beside]
+    return message_at(places, field, broken.rule, broken.value, broken.remedy, beside=beside)
 
 
 def _problems_of(error: ValidationError, body: Body, places: Places) -> list[str]:

@@ -46,8 +46,13 @@ class Place:
     source: str
     line: int = 0
 
+    @property
+    def is_setting(self) -> bool:
+        """Written on the command line."""
+        return self.line == 0
+
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}" if self.line else self.source
+        return self.source if self.is_setting else f"{self.source}:{self.line}"
 
 
 @dataclass(slots=True)

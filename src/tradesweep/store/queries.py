@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, Select, Subquery, func, select
 from sqlalchemy.engine import Connection, Row
 
 from tradesweep.errors import NotFound
@@ -29,6 +29,7 @@ from tradesweep.store.models import (
     HoldoutReading,
     Iteration,
     OutboxEntry,
+    OutboxKind,
     Producer,
     Promotion,
     Step,
@@ -88,9 +89,13 @@ class Store:
     # --- sweeps -----------------------------------------------------------------------------------------------
 
     def list_sweeps(self, experiment: str | None = None) -> list[SweepRow]:
-        """Sweeps, newest first; of one experiment, or all."""
-        table = Sweep.table()
-        query = _select(SweepRow, Sweep).order_by(table.c.created_at.desc(), table.c.sweep_id.desc())
+        """Sweeps, newest first; of one experiment, or all.
+
+        By the number under which each was announced when it was opened first: a clock may be set back between two.
+        """
+        table, opened = Sweep.table(), _numbers_of_opening()
+        query = _select(SweepRow, Sweep).outerjoin(opened, opened.c.sweep_id == table.c.sweep_id)
+        query = query.order_by(func.coalesce(opened.c.number, 0).desc(), table.c.sweep_id.desc())
         return self._rows(SweepRow, query if experiment is None else query.where(table.c.experiment == experiment))
 
     def find_sweep(self, name: str) -> SweepRow | None:
@@ -118,6 +123,17 @@ class Store:
         table = Trial.table()
         query = _select(TrialRow, Trial).where(table.c.sweep_id == sweep_id).order_by(table.c.trial_no)
         return self._rows(TrialRow, query)
+
+    def closings_after(self, last_id: int, sweep_id: str) -> list[tuple[int, int]]:
+        """(number, trial id) of each closing of a trial of the sweep behind `last_id`, in their order.
+
+        A trial that went on was closed more than once. Numbers go up, whatever the clock does.
+        """
+        table = OutboxEntry.table()
+        wanted = (table.c.kind == OutboxKind.TRIAL_CLOSED.value, table.c.sweep_id == sweep_id, table.c.id > last_id)
+        with self.connect() as db:
+            found = db.execute(select(table.c.id, table.c.trial_id).where(*wanted).order_by(table.c.id))
+            return [(row.id, row.trial_id) for row in found]
 
     def find_trial(self, trial_id: int) -> TrialRow | None:
         """The trial of that id."""
@@ -284,6 +300,14 @@ def _enums(row_type: Callable[..., Any]) -> dict[str, type[StrEnum]]:
             if isinstance(option, type) and issubclass(option, StrEnum):
                 found[name] = option
     return found
+
+
+def _numbers_of_opening() -> Subquery:
+    """By sweep the first outbox row that announced it."""
+    table = OutboxEntry.table()
+    opened = table.c.kind == OutboxKind.SWEEP_OPENED.value
+    numbers = select(table.c.sweep_id, func.min(table.c.id).label("number")).where(opened)
+    return numbers.group_by(table.c.sweep_id).subquery()
 
 
 def _undelivered(sweep_id: str | None) -> list[Any]:

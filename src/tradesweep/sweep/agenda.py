@@ -111,9 +111,12 @@ def read_confirmations(trials: Sequence[TrialRow], spec: SweepSpec) -> list[NewS
 
 
 def is_complete(store: Store, sweep: SweepRow, spec: SweepSpec, *, points: int, env_steps_per_trial: int) -> bool:
-    """Has the sweep everything that `spec` asks of it, or was it ended by a limit that has not grown?"""
+    """Has the sweep everything that `spec` asks of it, or was it ended by a limit that has not grown?
+
+    So has one that failed, whose trials all have their ends: none is trained again that failed or diverged.
+    """
     reached = sweep.env_steps_per_trial or spec.budget.env_steps_per_trial
-    if sweep.status != SweepStatus.FINISHED or env_steps_per_trial > reached:
+    if sweep.status not in (SweepStatus.FINISHED, SweepStatus.FAILED) or env_steps_per_trial > reached:
         return False
     limit = read_limit(sweep, spec)
     if limit in STOPS_ALL:

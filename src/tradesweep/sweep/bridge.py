@@ -7,6 +7,7 @@ ends that trial only.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tradesweep.errors import TradesweepError
+from tradesweep.names import BAD_ENDS
+from tradesweep.store import Store
 from tradesweep.sweep.ledger import SCORE, Ledger
+from tradesweep.sweep.signals import Drain
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +28,21 @@ logger = logging.getLogger(__name__)
 class SearcherBridge(Searcher):
     """Tune asks for configs here; arbitrary configs need no `param_space`."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, drain: Drain) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._ledger = ledger
+        self._ledger, self._drain = ledger, drain
+        self._limit = ledger.limit
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; None while there is nothing now and may be later; FINISHED when there is no more."""
-        assignment = self._ledger.next_assignment(trial_id)
+        ends = self._drain.is_due()
+        assignment = None if ends else self._ledger.next_assignment(trial_id)
+        if self._ledger.limit != self._limit:
+            self._limit = self._ledger.limit
+            logger.info("limit reached: %s", self._limit)
         if assignment is not None:
             return assignment.to_config()
-        return None if self._ledger.may_go_on else Searcher.FINISHED
+        return None if self._ledger.may_go_on and not ends else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback closes trials, since Tune says the same here for a finish and for a stop."""
@@ -97,9 +107,19 @@ class PruningScheduler(TrialScheduler):
 class TrialCloser(Callback):
     """Closes each trial in the recorder: under actor reuse Tune never tells a trainable that its trial ended."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, drain: Drain, store: Store) -> None:
+        self._ledger, self._drain, self._store = ledger, drain, store
         self.error: BaseException | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes what it is given into its folder, where no database connection belongs."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A process has it."""
+        del iteration, trials, info
+        self._drain.training.add(trial.trial_id)
+        logger.info("%s", describe_begin(trial.config))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Finished, stopped or pruned."""
@@ -112,14 +132,37 @@ class TrialCloser(Callback):
         self._close(trial, lost=describe_loss(trial))
 
     def _close(self, trial: TuneTrial, *, lost: str | None) -> None:
+        self._drain.training.discard(trial.trial_id)
         try:
             self._ledger.end(trial.trial_id, lost=lost)
+            log_end(self._store, trial.config["trial_id"])
         except Exception as error:  # raising here would end every other trial; the driver looks at it after the run
             logger.exception("trial %s could not be closed", trial.trial_id)
             self.error = self.error or error
         # Tune keeps statistics of every number of every trial to its end, and nobody reads them.
         trial.run_metadata.metric_analysis.clear()
         trial.run_metadata.metric_n_steps.clear()
+
+
+def describe_begin(config: Mapping[str, Any]) -> str:
+    """A line of the driver's log."""
+    resume = config["resume"]
+    how = "begins" if resume is None else f"goes on from iteration {resume['iteration']}"
+    return f"trial {config['trial_no']} {how}: {dict(config['params'])}"
+
+
+def log_end(store: Store, trial_id: int) -> None:
+    """How the trial ended, by the store, whose words count."""
+    try:
+        trial = store.get_trial(trial_id)
+    except TradesweepError as error:  # the trial is closed; what is missing is a line
+        logger.warning("how trial %s ended could not be read: %s", trial_id, error)
+        return
+    best = "none" if trial.best_sharpe is None else f"{trial.best_sharpe:.3f}"
+    counted = f"{trial.iterations} iterations, {trial.env_steps:,} env steps, best validation Sharpe {best}"
+    why = f": {trial.error.strip().splitlines()[-1]}" if trial.error else ""
+    level = logging.WARNING if trial.status in BAD_ENDS else logging.INFO
+    logger.log(level, "trial %s %s: %s%s", trial.trial_no, trial.status, counted, why)
 
 
 def describe_loss(trial: TuneTrial) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tradesweep.errors import StoreError
+from tradesweep.errors import BadInput, StoreError
 from tradesweep.home import Home
 from tradesweep.spec import SweepSpec
 from tradesweep.spec.models import IDENTITY_FIELDS
@@ -16,6 +16,9 @@ from tradesweep.sweep.plan import Plan
 
 LONGEST_SHA = 12
 """Characters of a hash that tell it from another one."""
+NOT_GIVEN = "not given"
+"""What stands for a value that is not there."""
+NOTHING = "nothing in its spec or its bars: another version of tradesweep counts more as part of a sweep"
 UNKNOWN = object()
 """Stands for what one of two sweeps does not have."""
 
@@ -27,6 +30,10 @@ class Difference:
     key: str
     before: str | None
     after: str | None
+
+    def __str__(self) -> str:
+        values = (NOT_GIVEN if value is None else value for value in (self.before, self.after))
+        return f"{self.key}: {' -> '.join(values)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +60,18 @@ def find_changes(plan: Plan, home: Home) -> ChangedSince | None:
     if not known or any(sweep.identity == plan.identity for sweep in known):
         return None
     return ChangedSince(sweep_id=known[0].sweep_id, differences=tuple(compare(known[0], plan)))
+
+
+def check_same(plan: Plan, sweep: SweepRow) -> None:
+    """Raise BadInput when the plan is not that of the sweep, with what differs."""
+    if sweep.identity == plan.identity:
+        return
+    found = [f"  {difference}" for difference in compare(sweep, plan)] or [f"  {NOTHING}"]
+    first = (
+        f"{sweep.sweep_id}: the spec and its bars must be what this sweep began with, are not; give what it had with"
+        f" --set, or write `tradesweep sweep {sweep.experiment}` for another one"
+    )
+    raise BadInput("\n".join([first, *found]))
 
 
 def compare(sweep: SweepRow, plan: Plan) -> Iterator[Difference]:

@@ -39,6 +39,8 @@ class History:
 
     def __init__(self, store: Store, home: Home, sweep_id: str, spec: SweepSpec) -> None:
         self._store, self._home, self.sweep_id, self._spec = store, home, sweep_id, spec
+        self._closings: dict[int, int] = {}
+        """By trial the number of its last closing, read on from the last one."""
 
     def list_trials(self) -> list[TrialRow]:
         """All of them, by number."""
@@ -93,7 +95,9 @@ class History:
         budget = self._spec.budget
         if budget.env_steps is None and budget.patience_trials is None:
             return None
-        return find_limit(budget, self.list_trials())
+        last = max(self._closings.values(), default=0)
+        self._closings |= {trial_id: number for number, trial_id in self._store.closings_after(last, self.sweep_id)}
+        return find_limit(budget, self.list_trials(), self._closings)
 
     def _past(self, point: SearchPoint, race: tuple[float, ...]) -> PastTrial:
         failed = not point.pruned and point.has_failed

@@ -98,7 +98,8 @@ class Ledger:
         if self.limit in STOPS_ALL:
             return 0
         begun = sum(len(point.waiting) for point in self._points.values())
-        return begun + (0 if self.limit else (self._budget - len(self._points)) * self._spec.seeds)
+        new = 0 if self.limit else max(self._budget - len(self._points), 0)  # a budget may have become smaller
+        return begun + new * self._spec.seeds
 
     @property
     def _is_searched(self) -> bool:
@@ -246,6 +247,7 @@ class Ledger:
         for tune_id in list(self.running):
             trial = self.running.pop(tune_id)
             self._recorder.close_trial(trial.trial_id, TrialStatus.INTERRUPTED, None)
+        self._unfinished = self._history.read_unfinished()
 
     def _status(self, trial: RunningTrial, lost: str | None) -> TrialStatus:
         said = TrialStatus(trial.last.get("status", TrialStatus.RUNNING))

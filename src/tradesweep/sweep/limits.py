@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tradesweep.names import TRIAL_ENDS, SweepEnd, TrialPhase
 from tradesweep.spec import BudgetSpec
@@ -20,23 +20,26 @@ STOPS_ALL = (SweepEnd.ENV_STEPS, SweepEnd.WALL_TIME)
 """After these no trial is begun; after the others, points that were begun are completed and leaders confirmed."""
 
 
-def find_limit(budget: BudgetSpec, trials: Iterable[TrialRow]) -> SweepEnd | None:
-    """The limit that the trials of a sweep have reached."""
+def find_limit(budget: BudgetSpec, trials: Iterable[TrialRow], closings: Mapping[int, int]) -> SweepEnd | None:
+    """The limit that the trials of a sweep have reached; `closings` as for `count_stale`."""
     trials = list(trials)
     if budget.env_steps is not None and sum(trial.env_steps for trial in trials) >= budget.env_steps:
         return SweepEnd.ENV_STEPS
     if budget.patience_trials is not None:
-        ended, stale = count_stale(trials)
+        ended, stale = count_stale(trials, closings)
         if ended >= budget.min_trials and stale >= budget.patience_trials:
             return SweepEnd.PATIENCE
     return None
 
 
-def count_stale(trials: Iterable[TrialRow]) -> tuple[int, int]:
-    """Trials of the search that ended, and how many of them since the best Sharpe ratio became better."""
+def count_stale(trials: Iterable[TrialRow], closings: Mapping[int, int]) -> tuple[int, int]:
+    """Trials of the search that ended, and how many of them since the best Sharpe ratio became better.
+
+    `closings` has by trial id the number of its last closing: their order, which no clock decides.
+    """
     searched = (trial for trial in trials if trial.phase == TrialPhase.SEARCH and trial.status in TRIAL_ENDS)
     best, ended, stale = float("-inf"), 0, 0
-    for trial in sorted(searched, key=lambda trial: (trial.ended_at or 0, trial.trial_no)):
+    for trial in sorted(searched, key=lambda trial: (closings.get(trial.trial_id, 0), trial.trial_no)):
         ended, stale = ended + 1, stale + 1
         if trial.best_sharpe is not None and trial.best_sharpe > best:
             best, stale = trial.best_sharpe, 0

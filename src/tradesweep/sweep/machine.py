@@ -1,8 +1,10 @@
-"""How many CPUs and how much memory this process may really use."""
+"""How many CPUs, GPUs and how much memory this process may really use."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,11 @@ CGROUP_V1_QUOTA = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 CGROUP_V2_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 MEMORY_FACTS = Path("/proc/meminfo")
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+AMD_GPUS = Path("/dev/kfd")
+"""There where a driver for AMD's GPUs is, whose cards are not counted here."""
+NVIDIA_TOOL, TOOL_TIMEOUT_S = "nvidia-smi", 10.0
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,11 +27,14 @@ class Machine:
     cpus: int
     free_bytes: int | None = None
     """Memory that is free; None: unknown."""
+    gpus: int | None = None
+    """GPUs that Ray would find; None: unknown, or those of a cluster that is joined."""
 
 
 def look_at_machine() -> Machine:
     """This machine, now."""
-    return Machine(cpus=count_cpus(), free_bytes=free_memory())
+    gpus = None if os.environ.get("RAY_ADDRESS") else count_gpus()
+    return Machine(cpus=count_cpus(), free_bytes=free_memory(), gpus=gpus)
 
 
 def count_cpus() -> int:
@@ -67,3 +77,40 @@ def _free_of_cgroup() -> int | None:
         return None if limit == "max" else max(int(limit) - int(used), 0)
     except (OSError, ValueError):
         return None
+
+
+def count_gpus() -> int | None:
+    """Those of NVIDIA that there are, at most as many as CUDA_VISIBLE_DEVICES names; None where others may be."""
+    found = _gpus_of_driver()
+    if found is None:
+        found = _gpus_of_tool()
+    if found is None:
+        return None if AMD_GPUS.exists() else 0
+    return min(found, visible) if (visible := _visible_gpus()) is not None else found
+
+
+def _gpus_of_driver() -> int | None:
+    try:
+        return len(list(NVIDIA_GPUS.iterdir()))
+    except OSError:
+        return None
+
+
+def _gpus_of_tool() -> int | None:
+    """Where the driver shows no files, as below Windows."""
+    tool = shutil.which(NVIDIA_TOOL)
+    if tool is None:
+        return None
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def _visible_gpus() -> int | None:
+    """How many the environment leaves, None where it says nothing."""
+    named = os.environ.get(VISIBLE_GPUS)
+    if named is None:
+        return None
+    return 0 if named in ("", "NoDevFiles", "-1") else len(named.split(","))

@@ -58,6 +58,7 @@ def resolve_resources(spec: SweepSpec, machine: Machine, *, replay_bytes: int = 
     `replay_bytes` is what a trial keeps beside its libraries.
     """
     wanted = spec.resources
+    _check_gpus(spec, machine.gpus)
     env_runners = _env_runners(spec, machine.cpus)
     lanes = _lanes(spec, env_runners)
     per_trial = _cpus_per_trial(spec, env_runners, machine.cpus)
@@ -105,10 +106,11 @@ def _lanes(spec: SweepSpec, env_runners: int) -> int:
     if wanted % each:
         rule = f"must be a multiple of resources.env_runners ({env_runners})"
         nearest = min(max(round(wanted / each), 1) * each, most)
-        raise spec.error_at("resources.lanes", rule, wanted, f"write {nearest}")
+        raise spec.error_at("resources.lanes", rule, wanted, f"write {nearest}", beside=["resources.env_runners"])
     if wanted > most:
         rule = f"must be at most {meaning} ({limit}): each of its rows is a step of every lane"
-        raise spec.error_at("resources.lanes", rule, wanted, f"write {most}")
+        beside = [f"{part}.train_batch_size_per_learner" for part in ("fixed", "search")]
+        raise spec.error_at("resources.lanes", rule, wanted, f"write {most}", beside=beside)
     return wanted
 
 
@@ -134,6 +136,30 @@ def _cpus_per_trial(spec: SweepSpec, env_runners: int, cpus: int) -> float:
     return float(wanted)
 
 
+def _check_gpus(spec: SweepSpec, gpus: int | None) -> None:
+    """A trial would wait for ever for GPUs that there are not; Ray hands out whole ones, or shares of one."""
+    wanted = spec.resources.gpus_per_trial
+    if gpus is not None and wanted > gpus:
+        raise spec.error_at(
+            "resources.gpus_per_trial",
+            f"must be at most the {gpus} GPU{'' if gpus == 1 else 's'} of this machine, or no trial can ever start",
+            wanted,
+            "write 0" if gpus == 0 else f"write at most {gpus}",
+        )
+    if wanted > 1 and not wanted.is_integer():
+        rule = "must be a share of one GPU or a whole number of them"
+        remedy = f"write {math.floor(wanted)} or {math.ceil(wanted)}"
+        raise spec.error_at("resources.gpus_per_trial", rule, wanted, remedy)
+
+
+def _fit_on_gpus(spec: SweepSpec, gpus: int | None) -> int | None:
+    """Trials that have a place on the GPUs at a time; None where they need none, or nobody knows how many there are."""
+    wanted = spec.resources.gpus_per_trial
+    if gpus is None or wanted == 0:
+        return None
+    return gpus * math.floor(1 / wanted) if wanted <= 1 else math.floor(gpus / wanted)
+
+
 def _concurrent_trials(spec: SweepSpec, machine: Machine, per_trial: float, trial_bytes: int) -> tuple[int, str]:
     """How many, and why not more."""
     wanted, fitting = spec.resources.concurrent_trials, max(int(machine.cpus / per_trial), 1)
@@ -145,6 +171,16 @@ def _concurrent_trials(spec: SweepSpec, machine: Machine, per_trial: float, tria
             f"must leave {per_trial:g} CPUs to each trial on a machine of {machine.cpus}",
             wanted,
             f"write auto, or at most {fitting}",
+            beside=["resources.cpus_per_trial", "resources.env_runners"],
+        )
+    on_gpus = _fit_on_gpus(spec, machine.gpus)
+    if on_gpus is not None and wanted > on_gpus:
+        raise spec.error_at(
+            "resources.concurrent_trials",
+            f"must leave {spec.resources.gpus_per_trial:g} GPUs to each trial on a machine of {machine.gpus}",
+            wanted,
+            f"write auto, or at most {on_gpus}",
+            beside=["resources.gpus_per_trial"],
         )
     return min(wanted, count_points(spec)), "trials at a time as the spec says"
 
@@ -152,11 +188,14 @@ def _concurrent_trials(spec: SweepSpec, machine: Machine, per_trial: float, tria
 def _limits(
     spec: SweepSpec, machine: Machine, fitting: int, per_trial: float, trial_bytes: int
 ) -> list[tuple[int, str]]:
-    """What bounds the trials at a time: CPUs, points and memory, each with its word."""
+    """What bounds the trials at a time: CPUs, points, GPUs and memory, each with its word."""
     limits = [
         (fitting, f"{per_trial:g} of {machine.cpus} CPUs for each trial"),
         (count_points(spec), "no more trials than that"),
     ]
+    on_gpus = _fit_on_gpus(spec, machine.gpus)
+    if on_gpus is not None:
+        limits.append((on_gpus, f"{spec.resources.gpus_per_trial:g} of {machine.gpus} GPUs for each trial"))
     if machine.free_bytes is not None:
         room = max((machine.free_bytes - BYTES_OF_DRIVER) // trial_bytes, 1)
         words = f"{machine.free_bytes / 1e9:.3g} GB of memory are free, a trial takes {trial_bytes / 1e9:.2g} GB"

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from tradesweep.errors import StoreError, TradesweepError
 from tradesweep.home import Home
-from tradesweep.names import BAD_ENDS, LOG_FORMAT, SweepEnd, SweepStatus
+from tradesweep.names import BAD_ENDS, LOG_FORMAT, TRIAL_ENDS, SweepEnd, SweepStatus
 from tradesweep.policy import evaluate_constant
 from tradesweep.recording import RecorderClient, RemoteRecorder, connect_recorder, create_recorder
 from tradesweep.selection import choose_best_trial, register_candidate
@@ -34,6 +34,8 @@ from tradesweep.tracking import ProjectorThread, find_tracking_uri, prepare_back
 
 DRAIN_S = 60.0
 """How long the end of a sweep waits for the recorder, and for MLflow."""
+NOISE = ("ray._private.authentication", "ray.tune.analysis")
+"""They warn of what is so by design: a token, and results of which Tune keeps no copies."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
     interruption = Interruption()
     with ExitStack() as stack:
         stack.enter_context(catch_signals(interruption))
-        stack.enter_context(_driver_log(home.logs(plan.sweep_id)))
+        stack.enter_context(_driver_log(plan, home))
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         tuning = beside.submit(import_tuning)
         resources = plan.resources
@@ -90,16 +92,34 @@ def prepare_folders(plan: Plan, home: Home) -> None:
 
 
 @contextmanager
-def _driver_log(folder: Path) -> Iterator[None]:
-    handler = logging.FileHandler(folder / "driver.log", encoding="utf-8")
+def _driver_log(plan: Plan, home: Home) -> Iterator[None]:
+    """What this process does for the sweep, from beginning to end; of Ray and other libraries only what is wrong."""
+    handler = logging.FileHandler(home.logs(plan.sweep_id) / "driver.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
-    root = logging.getLogger("tradesweep")
-    root.addHandler(handler)
+    handler.addFilter(lambda record: not record.name.startswith(NOISE) or record.levelno > logging.WARNING)
+    ours = logging.getLogger("tradesweep")
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    logger.info("sweep %s begins: process %s, %s", plan.sweep_id, os.getpid(), describe_size(plan))
     try:
         yield
+    except BaseException as error:
+        logger.error("sweep %s ends: %s: %s", plan.sweep_id, type(error).__name__, error)
+        raise
     finally:
-        root.removeHandler(handler)
+        ours.setLevel(level)
+        ours.removeHandler(handler)
         handler.close()
+
+
+def describe_size(plan: Plan) -> str:
+    """What the sweep may take of the machine."""
+    has = plan.resources
+    return (
+        f"{plan.trials} trials, {has.concurrent_trials} at a time, {has.cpus} CPUs; each {has.gpus_per_trial:g} GPUs,"
+        f" {has.env_runners} runners, {has.lanes} lanes"
+    )
 
 
 def name_recorder(home: Home, sweep_id: str) -> str:
@@ -180,6 +200,10 @@ def close_sweep(
         status = SweepStatus.FAILED
     best = choose_best_trial(store.get_sweep(plan.sweep_id), trials)
     recorder.close_sweep(plan.sweep_id, status, reason, None if best is None else best.trial_id)
+    ended = sum(trial.status in TRIAL_ENDS for trial in trials)
+    won = "none" if best is None else f"trial {best.trial_no}, validation Sharpe {best.best_sharpe:.3f}"
+    how = status if reason is None else f"{status} by {reason}"
+    logger.info("sweep %s ends %s: %s trials have an end, best: %s", plan.sweep_id, how, ended, won)
     return status
 
 

@@ -42,6 +42,9 @@ REDRAWS = {"tpe": 20, "cmaes": 20, "gp": 2}
 MOST_ROWS, MOST_ROWS_IF_LISTED = 10_000, 100
 """Places that are looked at for one new point; where points can be listed, the rest of the list is looked through."""
 
+LONGEST_WHY = 200
+"""Characters of a model's error that a line shows."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -159,8 +162,9 @@ class PointSearch:
             try:
                 trial = self._begin(trial_no, given, redraw)
                 point = suggest_point(trial, self._space)
-            except Exception:  # here it would end every trial, for the numbers of a model
-                logger.exception("the model fails, and point %s is drawn without it", trial_no)
+            except Exception as error:  # here it would end every trial, for the numbers of a model
+                why = " ".join(f"{type(error).__name__}: {error}".split())
+                logger.warning("the model fails, and point %s is drawn without it (%s)", trial_no, why[:LONGEST_WHY])
                 return None
             if self._is_new(point):
                 return trial

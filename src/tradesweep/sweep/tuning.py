@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,27 +21,24 @@ from tradesweep.sweep.history import History
 from tradesweep.sweep.ledger import Ledger
 from tradesweep.sweep.plan import Plan
 from tradesweep.sweep.search import PointSearch
-from tradesweep.sweep.signals import Interruption
+from tradesweep.sweep.signals import Drain, Interruption
 from tradesweep.trial import SweepContext, TrialTrainable
 
 
 class SweepStopper(Stopper):
-    """Stops all trials when the sweep was asked to stop, or has spent the wall time of this run."""
+    """Ends trials as the drain says."""
 
-    def __init__(self, interruption: Interruption, wall_time_s: float | None) -> None:
-        self._interruption = interruption
-        self._deadline = float("inf") if wall_time_s is None else time.monotonic() + wall_time_s
-        self.out_of_time = False
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial is stopped here."""
+        """Asked with each result: this one is the trial's last for now."""
         del trial_id, result
-        return False
+        return self._drain.is_due()
 
     def stop_all(self) -> bool:
         """Asked once per event of Tune's loop."""
-        self.out_of_time = self.out_of_time or time.monotonic() > self._deadline
-        return self.out_of_time or self._interruption.is_requested
+        return self._drain.is_over()
 
 
 def run_trials(
@@ -52,18 +48,19 @@ def run_trials(
 
     How many trials are left to do, and which limit of the spec stands against them.
     """
-    history = History(open_store(home.database), home, plan.sweep_id, plan.spec)
+    store = open_store(home.database)
+    history = History(store, home, plan.sweep_id, plan.spec)
     search = PointSearch(plan.spec, history.read_past(), journal=home.sweep(plan.sweep_id) / "optuna.journal")
     ledger = Ledger(plan.spec, history, points=plan.points, search=search, recorder=recorder)
-    stopper = SweepStopper(interruption, plan.spec.budget.wall_time_s)
-    if ledger.left > 0 and not interruption.is_requested:
-        closer = TrialCloser(ledger)
+    drain = Drain(interruption, plan.spec.budget.wall_time_s)
+    if ledger.left > 0 and not drain.is_due():
+        closer = TrialCloser(ledger, drain, store)
         with any_process_of_ours():
-            build_tuner(plan, home, recorder.name, ledger, closer, stopper).fit()
+            build_tuner(plan, home, recorder.name, ledger, closer, drain).fit()
         if closer.error is not None:
             raise closer.error
     ledger.end_all()
-    if stopper.out_of_time and (ledger.left or history.read_unfinished()) and not interruption.is_requested:
+    if drain.out_of_time and (ledger.left or history.read_unfinished()) and not interruption.is_requested:
         return 0, SweepEnd.WALL_TIME
     return ledger.left, ledger.limit
 
@@ -90,9 +87,7 @@ def any_process_of_ours() -> Iterator[None]:
         yield
 
 
-def build_tuner(
-    plan: Plan, home: Home, recorder: str, ledger: Ledger, closer: TrialCloser, stopper: SweepStopper
-) -> tune.Tuner:
+def build_tuner(plan: Plan, home: Home, recorder: str, ledger: Ledger, closer: TrialCloser, drain: Drain) -> tune.Tuner:
     """Tune with our searcher, scheduler, callback and trainable; it keeps no checkpoint and retries nothing."""
     context = SweepContext(
         sweep_id=plan.sweep_id,
@@ -114,7 +109,7 @@ def build_tuner(
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=SearcherBridge(ledger),
+            search_alg=SearcherBridge(ledger, drain),
             scheduler=PruningScheduler(ledger),
             num_samples=ledger.most_starts,
             max_concurrent_trials=min(plan.resources.concurrent_trials, ledger.left),
@@ -125,7 +120,7 @@ def build_tuner(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(home.sweep(plan.sweep_id)),
-            stop=stopper,
+            stop=SweepStopper(drain),
             callbacks=[closer],
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),
