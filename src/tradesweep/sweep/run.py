@@ -19,7 +19,7 @@ from types import ModuleType
 from tradesweep.errors import StoreError, TradesweepError
 from tradesweep.home import Home
 from tradesweep.names import BAD_ENDS, LOG_FORMAT, TRIAL_ENDS, SweepEnd, SweepStatus
-from tradesweep.policy import evaluate_constant
+from tradesweep.policy import Evaluation, evaluate_constant
 from tradesweep.recording import RecorderClient, RemoteRecorder, connect_recorder, create_recorder
 from tradesweep.selection import choose_best_trial, register_candidate
 from tradesweep.store import NewSweep, find_database, open_store
@@ -57,11 +57,12 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         stack.enter_context(_driver_log(plan, home))
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         tuning = beside.submit(import_tuning)
+        buy_and_hold = beside.submit(hold_all, plan)
         resources = plan.resources
         gpus = resources.gpus_per_trial * resources.concurrent_trials
         stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
         recorder = stack.enter_context(_recorder(plan, home))
-        open_sweep(plan, recorder, root)
+        open_sweep(plan, recorder, root, buy_and_hold.result())
         projector = stack.enter_context(_projector(plan, home, recorder))
         if on_started is not None:
             on_started(plan.sweep_id)
@@ -76,9 +77,14 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
 
 
 def import_tuning() -> ModuleType:
-    """Tune takes a second to import, as Ray does to start: beside each other."""
+    """Tune takes a second to import, while Ray starts."""
     prepare_environment()
     return import_module("tradesweep.sweep.tuning")
+
+
+def hold_all(plan: Plan) -> Evaluation:
+    """What every policy is compared with: the largest position over the whole validation split."""
+    return evaluate_constant(max(plan.spec.env.positions), plan.market, plan.env, split="validation")
 
 
 def prepare_folders(plan: Plan, home: Home) -> None:
@@ -159,10 +165,9 @@ def _projector(plan: Plan, home: Home, recorder: RecorderClient) -> Iterator[Pro
         thread.stop(DRAIN_S)
 
 
-def open_sweep(plan: Plan, recorder: RecorderClient, root: Path) -> None:
+def open_sweep(plan: Plan, recorder: RecorderClient, root: Path, buy_and_hold: Evaluation) -> None:
     """Write the run record: spec, data, code, libraries, machine, and what to compare with."""
     market = plan.market
-    buy_and_hold = evaluate_constant(max(plan.spec.env.positions), market, plan.env, split="validation")
     recorder.open_sweep(
         NewSweep(
             sweep_id=plan.sweep_id,
