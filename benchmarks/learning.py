@@ -86,7 +86,7 @@ def run(options: Options) -> list[Row]:
     torch.set_num_threads(1)
     seeds = options.repeats or options.size(quick=2, usual=3, full=10)
     contests = QUICK_CONTESTS if options.quick else CONTESTS
-    with ray_session(cpus=1, gpus=0.0):
+    with ray_session(cpus=1, gpus=0):
         return [row for contest in contests for row in compete(contest, list_seeds(seeds * contest.times))]
 
 

@@ -33,7 +33,7 @@ def run(options: Options) -> list[Row]:
     warm_up = options.size(quick=30_000, usual=2_000_000)
     stop_s = options.size(quick=1, usual=10, full=30)
     with (
-        ray_session(cpus=1, gpus=0.0),
+        ray_session(cpus=1, gpus=0),
         tempfile.TemporaryDirectory(prefix="ts-bench-") as folder,
         recorder(f"{folder}/memory.db") as client,
         opened_run(client, LOADS[0]) as trial,

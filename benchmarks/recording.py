@@ -66,7 +66,7 @@ def run(options: Options) -> list[Row]:
     from tradesweep.sweep.cluster import ray_session
 
     steps, repeats = options.size(quick=20_000, usual=1_500_000), options.repeats or options.size(quick=1, usual=5)
-    with ray_session(cpus=1, gpus=0.0), tempfile.TemporaryDirectory(prefix="ts-bench-") as folder:
+    with ray_session(cpus=1, gpus=0), tempfile.TemporaryDirectory(prefix="ts-bench-") as folder:
         files = (f"{folder}/{number}.db" for number in count())
         rows = [measure(load, files, steps, repeats, "SQLite") for load in LOADS]
         rows.append(measure_postgres(options, steps, repeats))

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from statistics import median
 
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
@@ -24,9 +26,11 @@ from benchmarks.common import Options, Row, take_turns
 from benchmarks.kernel import repeat
 from benchmarks.peers.floor import build_floor
 from benchmarks.peers.stock import build_stock, stock_config
-from benchmarks.peers.work import NO_SB3, OURS, SB3, STOCK, Task, make_env
-from tradesweep.agents import AgentConfig, RunnerContext, build_algorithm, start_runners
+from benchmarks.peers.work import EVALUATIONS, NO_SB3, OURS, SB3, STOCK, Task, make_env
+from tradesweep.agents import AgentConfig, RunnerContext, build_algorithm, plain_layers, start_runners
+from tradesweep.policy import Evaluator, PlainPolicy, build_policy_spec
 from tradesweep.sweep.cluster import ray_session
+from tradesweep.trial.metrics import evaluation_runs
 from tradesweep.trial.session import STEPS_PER_RESULT
 
 TITLE = "env steps a second of sampling, and of training at equal updates"
@@ -37,6 +41,9 @@ STOCK_LANES = 8
 FLOOR = "plain torch, the same minibatches alone"
 FLOOR_GOAL = 0.5
 """Where a goal is not reached: within twice of the floor."""
+EVALUATION_GOAL = 5.0
+TRIAL_STEPS = {"ppo": 102_400, "dqn": 20_000}
+"""Env steps of a trial, as in the benchmark of sweeps."""
 SEED = 1
 Train = Callable[[], int]
 """Trains a little and says how many env steps that were."""
@@ -45,7 +52,7 @@ Train = Callable[[], int]
 def run(options: Options) -> list[Row]:
     torch.set_num_threads(1)
     repeats = options.repeats or options.size(quick=1, usual=5)
-    with ray_session(cpus=max(RUNNERS), gpus=0.0):
+    with ray_session(cpus=max(RUNNERS), gpus=0):
         rows = sampling_rows(options, repeats)
         return rows + [row for name in EXPERIMENTS for row in training_rows(Task(name), options, repeats)]
 
@@ -66,7 +73,8 @@ def training_rows(task: Task, options: Options, repeats: int) -> list[Row]:
     rows = [rate_row(f"{name}, {side}", rates) for side, rates in found.items()]
     if SB3 not in found:
         rows.append(Row(what=f"{name}, {SB3}", unit="steps/s", note=NO_SB3))
-    return rows + [ratio_row(name, side, found[OURS], rates) for side, rates in found.items() if side != OURS]
+    rows += [ratio_row(name, side, found[OURS], rates) for side, rates in found.items() if side != OURS]
+    return rows + evaluation_rows(task, median(rate.clock for rate in found[OURS]), repeats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,47 @@ def ratio_row(name: str, side: str, ours: Sequence[Rates], others: Sequence[Rate
         digits=2,
         note=f"{median(one.cpu / other.cpu for one, other in pairs):.2f} by CPU time",
     )
+
+
+def evaluation_rows(task: Task, steps_per_s: float, repeats: int) -> list[Row]:
+    """What an evaluation takes, all its runs in one pass, and all of a trial's beside its training at that rate."""
+    algorithm = build_ours(task, lanes=8, runners=0)
+    layers, weights = plain_layers(task.algorithm, algorithm.get_module(DEFAULT_MODULE_ID))
+    policy_spec = build_policy_spec(task.spec, task.market, task.config, layers=layers)
+    policy = PlainPolicy.from_arrays(policy_spec, weights)
+    bars = len(task.market.splits["validation"])
+    runs = evaluation_runs(task.algorithm, validation_bars=bars, seed=SEED)
+    evaluator = Evaluator(task.market, task.config, list(runs.values()))
+    numbers = count(1)
+    seconds = [clock_pass(evaluator, policy, numbers) for _ in range(repeats + 1)][1:]
+    training_s = TRIAL_STEPS[task.algorithm] / steps_per_s
+    name, what = task.algorithm.upper(), f"{len(runs)} runs of {bars:,} bars, recorded"
+    shares = [100.0 * EVALUATIONS * one / (EVALUATIONS * one + training_s) for one in seconds]
+    return [
+        Row(
+            what=f"{name}, an evaluation",
+            unit="us/bar",
+            values=[1e6 * one / bars for one in seconds],
+            better="less",
+            digits=1,
+            note=what,
+        ),
+        Row(
+            what=f"{name}, {EVALUATIONS} evaluations of a trial",
+            unit="% of it",
+            values=shares,
+            goal=EVALUATION_GOAL,
+            better="less",
+            digits=1,
+            note=f"beside {TRIAL_STEPS[task.algorithm]:,} env steps, nothing else counted",
+        ),
+    ]
+
+
+def clock_pass(evaluator: Evaluator, policy: PlainPolicy, numbers: Iterator[int]) -> float:
+    begun = time.perf_counter()
+    evaluator.run(policy, record=lambda: next(numbers))
+    return time.perf_counter() - begun
 
 
 def build_sides(task: Task) -> dict[str, Train]:

@@ -80,6 +80,18 @@ def test_machine_code_is_forgotten_when_any_function_may_be_another(source, monk
     assert not again.stats.cache_hits
 
 
+def test_a_process_that_dies_between_index_and_code_leaves_no_old_code_behind(source, monkeypatch):
+    from numba.core.caching import IndexDataCacheFile
+
+    assert load_module(source).twice(3.0) == 6.0
+    source.write_text(SOURCE.replace("2.0", "3.0"))
+    monkeypatch.setattr("tradesweep.env.compiled.hash_sources", lambda package: "another")
+    with monkeypatch.context() as dying:
+        dying.setattr(IndexDataCacheFile, "_save_data", lambda *_: None)
+        assert load_module(source).twice(3.0) == 9.0
+    assert load_module(source).twice(3.0) == 9.0
+
+
 def test_a_change_in_any_module_of_the_rooms_is_one(tmp_path):
     from tradesweep.env.compiled import ROOMS, hash_sources
 

@@ -19,7 +19,7 @@ def look():
     import torch
     return torch.get_num_threads()
 
-with ray_session(cpus=2, gpus=0.0):
+with ray_session(cpus=2, gpus=0):
     print(ray.get(look.remote()))
 """
 

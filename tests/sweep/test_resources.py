@@ -22,6 +22,22 @@ def test_by_default_each_core_has_a_trial(load) -> None:
     assert resources.bundles() == [{"CPU": 1.0}]
 
 
+def test_ray_has_the_cpus_of_all_trials_at_a_time_and_no_more(load) -> None:
+    few = resolve_resources(load("budget.trials=2"), Machine(cpus=64))
+    assert (few.cpus, few.concurrent_trials, few.cpus_of_ray) == (64, 2, 2), "it starts a process for each"
+    shared = resolve_resources(load("resources.cpus_per_trial=0.5", "resources.concurrent_trials=3"), Machine(cpus=2))
+    assert shared.cpus_of_ray == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "trials", "whole"), [(0, 3, 0), (0.4, 2, 1), (0.4, 3, 2), (0.6, 3, 3), (0.5, 4, 2), (1, 2, 2), (2, 2, 4)]
+)
+def test_ray_is_asked_for_whole_gpus_that_hold_all_trials(load, share: float, trials: int, whole: int) -> None:
+    settings = (f"resources.gpus_per_trial={share}", f"resources.concurrent_trials={trials}", "budget.trials=9")
+    found = resolve_resources(load(*settings), Machine(cpus=8, gpus=8))
+    assert (found.gpus_of_ray, type(found.gpus_of_ray)) == (whole, int), "Ray refuses shares when it starts"
+
+
 def test_two_runners_and_their_trial_share_two_cores(load) -> None:
     resources = resolve_resources(load("resources.env_runners=2"), Machine(cpus=2))
     assert resources.concurrent_trials == 1

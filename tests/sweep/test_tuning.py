@@ -33,6 +33,24 @@ def test_the_driver_imports_neither_torch_nor_rllib() -> None:
     assert run_python(DRIVER) == "[]\n"
 
 
+BROKEN = """
+import sys
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tradesweep.trial.session":
+            raise OSError("no such library")
+
+sys.meta_path.insert(0, Broken())
+import tradesweep.sweep.warm
+print("alive")
+"""
+
+
+def test_what_cannot_be_imported_beforehand_is_for_the_trial_to_say() -> None:
+    assert run_python(BROKEN) == "alive\n"
+
+
 SESSION = """
 import json, os, sys, tempfile, time
 import ray
@@ -49,7 +67,7 @@ class Trial:
 def idle(processes):
     return [process.pid for process in processes if "ray::IDLE" in process.cmdline()[0]]
 
-with ray_session(cpus=2, gpus=0.0):
+with ray_session(cpus=2, gpus=0):
     mine = [folder for folder in session_folders() if folder.name.startswith(f"ts-{os.getpid()}-")]
     deadline = time.monotonic() + 60
     while len(idle(processes_of(mine)[mine[0]])) < 2 and time.monotonic() < deadline:

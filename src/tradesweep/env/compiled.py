@@ -29,9 +29,12 @@ def compiled(function: Function) -> Function:
         made: Any = compile_later(function, cache=True)
     except RuntimeError:  # nowhere to keep it: a read-only tree and no home
         return cast(Function, compile_later(function))
-    # Numba looks at the file of a function alone, and would go on with what the function called in other files.
+    # Numba looks at the file of a function alone, and would go on with what the function called in other files. The
+    # hash is part of the files' names and not of what is in them: a process that is killed between index and code
+    # leaves a new index, which must not lead to the old code.
     kept = made._cache._cache_file
-    kept._source_stamp = (kept._source_stamp, hash_sources(Path(__file__).parent.parent))
+    name = f"{kept._index_name.removesuffix('.nbi')}-{hash_sources(Path(__file__).parent.parent)[:16]}"
+    made._cache._cache_file = type(kept)(kept._cache_path, name, kept._source_stamp)
     return cast(Function, made)
 
 

@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def ray_session(*, cpus: int, gpus: float) -> Iterator[None]:
+def ray_session(*, cpus: int, gpus: int) -> Iterator[None]:
     """Start Ray (or join RAY_ADDRESS) for the length of the block, and leave nothing of it behind.
 
     What drivers that were killed left behind goes away first: their processes would share the machine with the new
@@ -209,7 +209,7 @@ def _keep_token(folder: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-def _start(folder: Path | None, cpus: int, gpus: float) -> None:
+def _start(folder: Path | None, cpus: int, gpus: int) -> None:
     logs = {"log_to_driver": False, "logging_level": logging.WARNING, "logging_format": LOG_FORMAT}
     quiet = logs | {"namespace": NAMESPACE}
     if folder is None:

@@ -24,7 +24,7 @@ class Resources:
     """What a sweep uses, resolved once, stored, and used again on resume."""
 
     cpus: int
-    """CPUs Ray may use."""
+    """CPUs of the machine."""
     concurrent_trials: int
     env_runners: int
     """Remote runners of a trial; 0: it samples in its own process."""
@@ -41,6 +41,20 @@ class Resources:
     def cpus_per_bundle(self) -> float:
         """Share of each process of a trial; Ray counts in ten-thousandths."""
         return math.floor(self.cpus_per_trial / (1 + self.env_runners) * 10_000) / 10_000
+
+    @property
+    def cpus_of_ray(self) -> int:
+        """CPUs that all trials at a time take. Ray starts a process for each at once, which fills its memory."""
+        return max(math.ceil(self.cpus_per_trial * self.concurrent_trials), 1)
+
+    @property
+    def gpus_of_ray(self) -> int:
+        """Whole GPUs that hold all trials at a time; two shares of one trial each are never put together."""
+        wanted = self.gpus_per_trial
+        if wanted == 0:
+            return 0
+        trials = self.concurrent_trials
+        return math.ceil(trials / math.floor(1 / wanted)) if wanted <= 1 else int(wanted) * trials
 
     def bundles(self) -> list[dict[str, float]]:
         """The trial's own process first, then one bundle a runner."""

@@ -58,9 +58,7 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         tuning = beside.submit(import_tuning)
         buy_and_hold = beside.submit(hold_all, plan)
-        resources = plan.resources
-        gpus = resources.gpus_per_trial * resources.concurrent_trials
-        stack.enter_context(ray_session(cpus=resources.cpus, gpus=gpus))
+        stack.enter_context(ray_session(cpus=plan.resources.cpus_of_ray, gpus=plan.resources.gpus_of_ray))
         recorder = stack.enter_context(_recorder(plan, home))
         open_sweep(plan, recorder, root, buy_and_hold.result())
         projector = stack.enter_context(_projector(plan, home, recorder))

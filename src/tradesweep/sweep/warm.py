@@ -4,9 +4,13 @@ Ray starts a process for each core at once, and the driver takes seconds to get 
 process needs none of it and says so by `LIGHT`.
 """
 
+import logging
 import os
 
 from tradesweep.recording import LIGHT
 
 if LIGHT not in os.environ:
-    import tradesweep.trial.session  # noqa: F401
+    try:
+        import tradesweep.trial.session  # noqa: F401
+    except Exception:  # here it would end every process as it comes up; a trial ends by it as what it is
+        logging.getLogger(__name__).exception("what trials need could not be imported beforehand")

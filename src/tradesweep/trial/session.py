@@ -332,6 +332,7 @@ class TrialSession:
     ) -> None:
         """Runners first, then the checkpoint, then the rows that name it: a row never points at nothing."""
         lanes = self._flush_runners()
+        self._removal.result()  # or a folder that goes might be the one that is published
         metrics.update(self._recorder_metrics())
         eligible = evaluation.is_eligible(self.spec.evaluation.min_trades)
         led = self.state.leading
@@ -381,7 +382,6 @@ class TrialSession:
         promoted = self.resume.promoted if self.resume else ()
         keep = {*self.state.leading, *self.state.newest, *led, *promoted}
         folder = self.context.folders.checkpoint(self.context.sweep_id, self.assignment.trial_no, 0).parent
-        self._removal.result()
         forgotten = retain(
             folder,
             keep=keep,
