@@ -148,7 +148,7 @@ def test_a_database_in_use_is_not_pruned(green: Any) -> None:
 def test_sweeps_are_chosen_by_name_and_by_age(world: Any) -> None:
     now = now_us()
     world.writer.close_sweep(world.sweep_id, SweepStatus.FINISHED)
-    for number, days in enumerate((1, 10)):
+    for number, days in enumerate((10, 1)):
         writer = world.writer
         writer._clock_us = lambda days=days: now - days * DAY_US
         writer.open_sweep(world.new_sweep(sweep_id=f"other-{number}", experiment="other"))
@@ -157,9 +157,9 @@ def test_sweeps_are_chosen_by_name_and_by_age(world: Any) -> None:
     def chosen(*names: str, older: float | None = None) -> set[str]:
         return {sweep.sweep_id for sweep in choose_sweeps(world.store, names, older_than_days=older)}
 
-    assert chosen(older=5) == {world.sweep_id, "other-1"}
-    assert chosen("other-0", "other-1", older=5) == {"other-1"}
-    assert chosen("other", "other-0", "small") == {"other-0", world.sweep_id}
+    assert chosen(older=5) == {world.sweep_id, "other-0"}
+    assert chosen("other-0", "other-1", older=5) == {"other-0"}
+    assert chosen("other", "other-1", "small") == {"other-1", world.sweep_id}
     with pytest.raises(BadInput, match="must be given sweeps, or --older-than DAYS"):
         chosen()
     with pytest.raises(NotFound, match="no sweep or experiment 'none'"):
