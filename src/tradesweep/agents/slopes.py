@@ -1,7 +1,7 @@
 """What both losses pull at: their derivatives by what the networks say, row by row, compiled.
 
-In torch this is twenty small operations over a few hundred numbers, each of which costs more to call than to compute:
-together a quarter of PPO's minibatch. Numbers of a GPU come to the CPU for it, a few kilobytes.
+In torch this is twenty small operations over a few hundred numbers, each of which costs more to call than to compute.
+Numbers of a GPU come to the CPU for it, a few kilobytes.
 
 Legend: N transitions, B rows of a replay's batch, A actions.
 """
