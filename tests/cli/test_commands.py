@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,7 +236,7 @@ def test_watch_shows_it_again_until_ctrl_c(command: Any, swept: Any, monkeypatch
         if next(pauses, "over") == "over":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("tradesweep.cli.status.time.sleep", pause)
+    monkeypatch.setattr("tradesweep.cli.status.time", SimpleNamespace(time=time.time, sleep=pause))
     said = command("status", "--watch")
     assert said.code == 130
     assert said.out.count(swept.sweep_id) == 3

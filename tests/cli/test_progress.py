@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,7 +256,7 @@ def test_whoever_watches_sees_the_progress_alone_and_the_leaderboard_when_nothin
         if len(pauses) > 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("tradesweep.cli.status.time.sleep", pause)
+    monkeypatch.setattr("tradesweep.cli.status.time", SimpleNamespace(time=time.time, sleep=pause))
     with driver:
         driver.enter_context(be_driver(world.home, world.sweep_id, "small"))
         said = command("status", "small", "--watch").out

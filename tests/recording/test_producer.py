@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +25,9 @@ Scripted = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradesweep.recording.producer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(
+        "tradesweep.recording.producer.time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None)
+    )
 
 
 def producer_of(recorder: Any, key: ProducerKey, timeout_s: float = 30.0) -> Producer:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_second_hang_up_leaves_at_once(write: Any) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that the test sets."""
     now = [100.0]
-    monkeypatch.setattr("tradesweep.sweep.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tradesweep.sweep.signals.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
