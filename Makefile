@@ -17,6 +17,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TRADESWEEP := $(BIN)/tradesweep
+# A file of tests stays in one process, for its fixtures are whole sweeps; a process of them takes a gigabyte.
+AT_ONCE := -n auto --maxprocesses 4 --dist loadfile
 
 # Recipes read these as shell variables, never as text pasted into a command: no value can become code.
 export EXP SET TRIAL DIR
@@ -90,8 +92,8 @@ db-reset: $(READY)  ## | delete all results, after asking
 
 ##@ Development
 
-test: $(READY)  ## | the tests, less the slow ones
-	@$(BIN)/python -m pytest
+test: $(READY)  ## | the tests, less the slow ones; some files at a time
+	@$(BIN)/python -m pytest $(AT_ONCE)
 
 test-slow: $(READY)  ## | the slow tests alone
 	@$(BIN)/python -m pytest -m slow

@@ -54,6 +54,8 @@ def test_what_cannot_be_imported_beforehand_is_for_the_trial_to_say() -> None:
 SESSION = """
 import json, os, sys, tempfile, time
 import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tradesweep.home import DatabaseAddress
 from tradesweep.recording import create_recorder
 from tradesweep.sweep.cluster import ray_session
@@ -83,7 +85,11 @@ with ray_session(cpus=2, gpus=0):
         ]
         light_is_warm = any("libtorch" in file.path for file in light.memory_maps())
         actors = PlainActors()
-        trial = actors.get(Trial).remote()
+        group = placement_group([{"CPU": 1}] * 2)  # takes all CPUs, as Tune's do before they have a trial
+        group.wait(60)
+        time.sleep(1.5)  # longer than Ray by itself bears with processes that have nothing to do
+        in_group = PlacementGroupSchedulingStrategy(group)
+        trial = actors.get(Trial).options(num_cpus=1, scheduling_strategy=in_group).remote()
         pid, is_warm = ray.get(trial.look.remote())
         recorder.close(10)
     found = {"idle": free, "words": words, "pid": pid, "is_warm": is_warm, "light_is_warm": light_is_warm}

@@ -28,6 +28,7 @@ from tradesweep.cli import (
 )
 from tradesweep.cli.crash import write_crash
 from tradesweep.errors import TradesweepError
+from tradesweep.garbage import collect_seldom
 
 INTERRUPTED = 130
 USAGE = 2
@@ -114,5 +115,6 @@ app.add_typer(db.app, name="db")
 
 def main() -> NoReturn:
     """The console script."""
+    collect_seldom()
     app(prog_name="tradesweep")
     raise AssertionError("the app leaves the process")

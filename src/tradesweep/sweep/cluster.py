@@ -38,6 +38,8 @@ RAY_SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_preload_python_modules": "tradesweep.sweep.warm",
+    # A second by default: as soon as Tune has reserved the CPUs, Ray would end the warm processes that trials are for.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 """Set before Ray starts and inherited by every process: no telemetry, and nothing logged twice."""
 

@@ -7,10 +7,13 @@ process needs none of it and says so by `LIGHT`.
 import logging
 import os
 
-from tradesweep.recording import LIGHT
+from tradesweep.garbage import not_collecting
 
-if LIGHT not in os.environ:
-    try:
-        import tradesweep.trial.session  # noqa: F401
-    except Exception:  # here it would end every process as it comes up; a trial ends by it as what it is
-        logging.getLogger(__name__).exception("what trials need could not be imported beforehand")
+with not_collecting():
+    from tradesweep.recording import LIGHT
+
+    if LIGHT not in os.environ:
+        try:
+            import tradesweep.trial.session  # noqa: F401
+        except Exception:  # here it would end every process as it comes up; a trial ends by it as what it is
+            logging.getLogger(__name__).exception("what trials need could not be imported beforehand")
