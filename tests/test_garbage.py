@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tradesweep.garbage import NEW_OBJECTS, not_collecting
+from tradesweep.garbage import NEW_OBJECTS, USUAL, collect_as_usual, not_collecting
 
 AT_THE_END = """
 import atexit, gc
@@ -27,6 +27,13 @@ def thawed() -> Iterator[None]:
 def test_a_process_collects_seldom_and_not_at_its_end() -> None:
     said = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["0", str(NEW_OBJECTS), "True"]
+
+
+def test_what_runs_long_collects_as_usual_and_leaves_alone_what_lived_before() -> None:
+    gc.set_threshold(NEW_OBJECTS)
+    collect_as_usual()
+    assert gc.get_threshold() == USUAL
+    assert gc.get_freeze_count() > 1000
 
 
 def test_nothing_is_collected_in_the_block_and_what_it_left_is_set_aside() -> None:

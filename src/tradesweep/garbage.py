@@ -12,13 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NEW_OBJECTS = 10_000
-"""So many more live than before; Python's own value is 700."""
+"""So many more live than before."""
+USUAL = gc.get_threshold()
 
 
 def collect_seldom() -> None:
-    """From now on in this process; and not at its end, when all its memory goes at once."""
+    """Until `collect_as_usual` in this process; and not at its end, when all its memory goes at once."""
     gc.set_threshold(NEW_OBJECTS)
     atexit.register(gc.freeze)
+
+
+def collect_as_usual() -> None:
+    """For what runs long: a few objects may hold megabytes. What lives already is not looked through again."""
+    gc.freeze()
+    gc.set_threshold(*USUAL)
 
 
 @contextmanager

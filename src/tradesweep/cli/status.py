@@ -19,6 +19,7 @@ from tradesweep.cli.options import JsonOption, OptionalSweepArgument, RootOption
 from tradesweep.cli.output import cut, format_number, format_table, format_time, print_json, print_lines
 from tradesweep.cli.progress import LINES_AROUND, Reader, table_lines
 from tradesweep.errors import NotFound
+from tradesweep.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from tradesweep.cli.progress import Snapshot
@@ -55,6 +56,7 @@ def status(
         return describe_one(home, name, as_json=json_, watch=watch, readers=readers)
 
     show(look())
+    collect_as_usual()
     while watch:
         time.sleep(PERIOD_S)
         show_again(look)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tradesweep.errors import StoreError, TradesweepError
+from tradesweep.garbage import collect_as_usual
 from tradesweep.home import Home
 from tradesweep.names import BAD_ENDS, LOG_FORMAT, TRIAL_ENDS, SweepEnd, SweepStatus
 from tradesweep.policy import Evaluation, evaluate_constant
@@ -64,8 +65,10 @@ def run_sweep(plan: Plan, *, home: Home, root: Path, on_started: Callable[[str],
         projector = stack.enter_context(_projector(plan, home, recorder))
         if on_started is not None:
             on_started(plan.sweep_id)
+        run_trials = tuning.result().run_trials
+        collect_as_usual()
         with watch_room(database, plan.spec, interruption):
-            left, reason = tuning.result().run_trials(plan, home, recorder, interruption)
+            left, reason = run_trials(plan, home, recorder, interruption)
         status = close_sweep(plan, home, recorder, reason, unfinished=left > 0 or interruption.is_requested)
         if projector.stop(DRAIN_S, hurry=lambda: interruption.signal is not None):
             register_winner(plan, home)

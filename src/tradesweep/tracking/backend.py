@@ -14,11 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tradesweep.errors import BadInput
+from tradesweep.garbage import not_collecting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,9 +71,14 @@ def prepare_backend(database: Path, artifacts: Path) -> str:
 def open_client(tracking_uri: str) -> MlflowClient:
     """A client for runs and registry. The first one in a process imports mlflow, which takes over a second."""
     _prepare_environment()
-    from mlflow import MlflowClient
+    return _import_client()(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+@cache
+def _import_client() -> type[MlflowClient]:
+    with not_collecting():
+        from mlflow import MlflowClient
+    return MlflowClient
 
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
