@@ -32,7 +32,7 @@ from tradesweep.spec import load_spec
 
 TITLE = "env steps a second of the kernel, full accounting, 200-float observations, one core"
 ROOT = Path(__file__).parent.parent
-LANES = (1, 8, 64, 256, 1_024)
+LANES = (1, 4, 8, 16, 64, 256, 1_024)
 GOAL_LANES = 256
 GOAL, PEER_GOAL = 3_000_000, 50.0
 BARS = 10_000

@@ -33,6 +33,8 @@ EXPERIMENT = "planted_ppo"
 BATCH = 40_960
 """Env steps of a batch: about a second of sampling and learning on one core."""
 VALIDATION_BARS = 1_000
+MAX_GB = 100.0
+"""The plan counts trials whole; pruned ones write an eighth of that."""
 NOBODY = "http://127.0.0.1:9"
 """A tracking server that is not there: what a sweep is without MLflow."""
 LOOK_S = 0.5
@@ -65,6 +67,7 @@ class Sweep:
             "evaluation.count": EVALUATIONS,
             "pruner": pruner if self.short else "{kind: none}",
             "splits.validation": VALIDATION_BARS,
+            "recording.max_gb": MAX_GB,
             "searcher.kind": "random",
             "resources.concurrent_trials": 1 if self.env_runners else 2,
             "resources.env_runners": self.env_runners,
@@ -111,6 +114,11 @@ class Measured:
         """Percent that slots took beyond training the same env steps at that rate."""
         steps = statistics.mean(one.env_steps for _, one in self._later())
         return 100.0 * (self.slot_s * rate / steps - 1.0)
+
+    @property
+    def beyond_own(self) -> float:
+        """Percent that slots took beyond the training that was done in them."""
+        return 100.0 * (self.slot_s / statistics.mean(one.training_s for _, one in self._later()) - 1.0)
 
     def megabytes(self, ended: int) -> float:
         """The driver's memory when so many trials had ended."""
@@ -163,18 +171,28 @@ def beyond_rows(options: Options, batch: int) -> list[Row]:
         many = Sweep(trials=trials, mlflow=bool(mlflow))
         few = Sweep(trials=2, batches=options.size(quick=8, usual=24, full=48), short=False, mlflow=False)
         found = alternate(partial(measure, many, batch), partial(measure, few, batch), pairs)
-        rows.append(
+        short, long = zip(*found, strict=True)
+        alone_s = batch / long[-1].steps_per_training_s
+        values = {
+            "beyond their own training": ([one.beyond_own for one in short], describe_slot(short[-1])),
+            "beyond the same steps of long ones": (
+                [one.beyond(other.steps_per_training_s) for one, other in found],
+                f"those take {alone_s:.2f} s: who has learned trades less, and less is recorded",
+            ),
+        }
+        rows += [
             Row(
-                what=f"{trials:,} short trials, {name}",
-                unit="% beyond training",
-                values=[short.beyond(long.steps_per_training_s) for short, long in found],
+                what=f"{trials:,} short trials {beyond}, {name}",
+                unit="%",
+                values=percent,
                 goal=BEYOND_GOALS[bool(mlflow)],
                 better="less",
                 digits=1,
-                note=f"{describe_slot(found[-1][0])}; alone {batch / found[-1][1].steps_per_training_s:.2f} s",
+                note=note,
             )
-        )
-        rows += memory_rows([short for short, _ in found], trials, name)
+            for beyond, (percent, note) in values.items()
+        ]
+        rows += memory_rows(short, trials, name)
     return rows
 
 

@@ -183,7 +183,7 @@ def test_a_sweep_whose_process_is_gone_is_lost(command: Any, world: Any) -> None
     with world.writer() as writer:
         world.open_sweep(writer, driver_host=socket.gethostname())
     assert command("status", "--json").json["sweeps"][0]["status"] == "LOST"
-    assert "`tradesweep sweep small` goes on with it" in command("status", "small").out
+    assert f"`tradesweep sweep {world.sweep_id}` goes on with it" in command("status", "small").out
 
 
 def test_a_sweep_whose_process_lives_is_running(command: Any, world: Any) -> None:

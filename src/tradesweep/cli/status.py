@@ -190,7 +190,7 @@ def describe_one(
     if recorder is not None:
         lines.append(describe_recorder(recorder))
     if describe_state(home, sweep) == "LOST":
-        lines.append(f"its process is gone; `tradesweep sweep {sweep.experiment}` goes on with it")
+        lines.append(f"its process is gone; `tradesweep sweep {sweep.sweep_id}` goes on with it")
     return [*lines, *(describe_error(trial) for trial in failed)]
 
 
