@@ -80,6 +80,7 @@ def test_a_callback_that_fails_is_kept_for_the_driver_and_never_raised_into_tune
     closer.on_trial_complete(1, [], tuned)
     assert not tuned.run_metadata.metric_analysis
     assert not tuned.run_metadata.metric_n_steps
+    assert tuned.get_json_state() == ("", "")
     assert closer.error is not None
 
 

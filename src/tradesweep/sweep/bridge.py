@@ -139,9 +139,15 @@ class TrialCloser(Callback):
         except Exception as error:  # raising here would end every other trial; the driver looks at it after the run
             logger.exception("trial %s could not be closed", trial.trial_id)
             self.error = self.error or error
-        # Tune keeps statistics of every number of every trial to its end, and nobody reads them.
-        trial.run_metadata.metric_analysis.clear()
-        trial.run_metadata.metric_n_steps.clear()
+        forget(trial)
+
+
+def forget(trial: TuneTrial) -> None:
+    """Tune keeps statistics of every number of every trial to its end, and then writes a text of each: nobody reads
+    either, and both take memory that grows with the sweep."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.get_json_state = lambda: ("", "")
 
 
 def describe_begin(config: Mapping[str, Any]) -> str:
