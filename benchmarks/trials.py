@@ -251,7 +251,8 @@ def watch(process: subprocess.Popen[bytes], database: Path) -> list[tuple[int, f
     driver, seen = psutil.Process(process.pid), []
     while process.poll() is None:
         with suppress(sqlite3.OperationalError, psutil.Error):  # nothing there yet, or nothing any more
-            used = driver.memory_full_info().uss / 2**20
+            info = driver.memory_info()
+            used = (info.rss - info.shared) / 2**20  # libraries become its own when the other processes end
             if used:  # one that has just ended holds nothing
                 seen.append((count_ended(database), used))
         time.sleep(LOOK_S)
