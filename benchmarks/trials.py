@@ -171,28 +171,20 @@ def beyond_rows(options: Options, batch: int) -> list[Row]:
         many = Sweep(trials=trials, mlflow=bool(mlflow))
         few = Sweep(trials=2, batches=options.size(quick=8, usual=24, full=48), short=False, mlflow=False)
         found = alternate(partial(measure, many, batch), partial(measure, few, batch), pairs)
+        row = partial(Row, unit="%", goal=BEYOND_GOALS[bool(mlflow)], better="less", digits=1)
         short, long = zip(*found, strict=True)
         alone_s = batch / long[-1].steps_per_training_s
-        values = {
-            "beyond their own training": ([one.beyond_own for one in short], describe_slot(short[-1])),
-            "beyond the same steps of long ones": (
-                [one.beyond(other.steps_per_training_s) for one, other in found],
-                f"those take {alone_s:.2f} s: who has learned trades less, and less is recorded",
-            ),
-        }
-        rows += [
-            Row(
-                what=f"{trials:,} short trials {beyond}, {name}",
-                unit="%",
-                values=percent,
-                goal=BEYOND_GOALS[bool(mlflow)],
-                better="less",
-                digits=1,
-                note=note,
-            )
-            for beyond, (percent, note) in values.items()
-        ]
-        rows += memory_rows(short, trials, name)
+        own = row(
+            what=f"{trials:,} short trials beyond their own training, {name}",
+            values=[one.beyond_own for one in short],
+            note=describe_slot(short[-1]),
+        )
+        others = row(
+            what=f"{trials:,} short trials beyond the same steps of long ones, {name}",
+            values=[one.beyond(other.steps_per_training_s) for one, other in found],
+            note=f"those take {alone_s:.2f} s: who has learned trades less, and less is recorded",
+        )
+        rows += [own, others, *memory_rows(short, trials, name)]
     return rows
 
 

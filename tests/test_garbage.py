@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tradesweep.cli.main import main
 from tradesweep.garbage import NEW_OBJECTS, USUAL, collect_as_usual, not_collecting
 
 AT_THE_END = """
@@ -22,11 +23,19 @@ print(gc.get_freeze_count(), gc.get_threshold()[0])
 def thawed() -> Iterator[None]:
     yield
     gc.unfreeze()
+    gc.set_threshold(*USUAL)
 
 
 def test_a_process_collects_seldom_and_not_at_its_end() -> None:
     said = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["0", str(NEW_OBJECTS), "True"]
+
+
+def test_the_command_collects_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradesweep.cli.main.app", lambda prog_name: None)
+    with pytest.raises(AssertionError):
+        main()
+    assert gc.get_threshold()[0] == NEW_OBJECTS
 
 
 def test_what_runs_long_collects_as_usual_and_leaves_alone_what_lived_before() -> None:

@@ -56,7 +56,8 @@ def status(
         return describe_one(home, name, as_json=json_, watch=watch, readers=readers)
 
     show(look())
-    collect_as_usual()
+    if watch:
+        collect_as_usual()
     while watch:
         time.sleep(PERIOD_S)
         show_again(look)
